@@ -1,0 +1,231 @@
+package api
+
+import "encoding/json"
+
+// Envelope is the shape of every JSON answer of API 2.x. Agents of upstream answer results null to a POST.
+type Envelope struct {
+	Code    int             `json:"code"`
+	Status  string          `json:"status"`
+	Results json.RawMessage `json:"results"`
+}
+
+// RegisterRequest is POST /v2.x/agents/:id to the registrar. A nil pointer is a key that was not sent; "" and
+// null mean that the part does not exist.
+type RegisterRequest struct {
+	AgentID    *string         `json:"agent_id,omitempty"` // only in the form without an id in the path
+	EKTPM      *string         `json:"ek_tpm,omitempty"`   // base64 TPM2B_PUBLIC, as are the other *_tpm
+	EKCert     *string         `json:"ekcert,omitempty"`   // PEM (leaf first) or base64 DER
+	AIKTPM     *string         `json:"aik_tpm,omitempty"`
+	IAKTPM     *string         `json:"iak_tpm,omitempty"`
+	IAKAttest  *string         `json:"iak_attest,omitempty"` // base64 TPMS_ATTEST
+	IAKSign    *string         `json:"iak_sign,omitempty"`   // base64 TPMT_SIGNATURE
+	IAKCert    *string         `json:"iak_cert,omitempty"`   // base64 DER
+	IDevIDTPM  *string         `json:"idevid_tpm,omitempty"`
+	IDevIDCert *string         `json:"idevid_cert,omitempty"`
+	IP         *string         `json:"ip,omitempty"`
+	Port       json.RawMessage `json:"port,omitempty"` // number or numeric string
+	MTLSCert   *string         `json:"mtls_cert,omitempty"`
+}
+
+// RegisterResults carries the credential blob, base64 of tpm2-tools' file format.
+type RegisterResults struct {
+	Blob string `json:"blob"`
+}
+
+// ActivateRequest is PUT /v2.x/agents/:id (or …/activate) to the registrar.
+type ActivateRequest struct {
+	AuthTag string `json:"auth_tag"` // hex HMAC-SHA384
+}
+
+// RegistrarAgent is GET /v2.x/agents/:id at the registrar.
+type RegistrarAgent struct {
+	AgentID  string  `json:"agent_id"`
+	EKTPM    string  `json:"ek_tpm"`
+	AIKTPM   string  `json:"aik_tpm"`
+	EKCert   *string `json:"ekcert"`    // base64 DER or null
+	MTLSCert *string `json:"mtls_cert"` // PEM, "disabled" or null
+	IP       *string `json:"ip"`
+	Port     *int    `json:"port"`
+	RegCount int     `json:"regcount"`
+	// ProviderKeys is only in records of virtual TPMs of older releases.
+	ProviderKeys json.RawMessage `json:"provider_keys,omitempty"`
+}
+
+// RegistrarAgents is GET /v2.x/agents at the registrar.
+type RegistrarAgents struct {
+	UUIDs []string `json:"uuids"`
+}
+
+// Version is GET /version at registrar and verifier.
+type Version struct {
+	Current   string   `json:"current_version"`
+	Supported []string `json:"supported_versions"`
+}
+
+// AgentVersion is GET /version at an agent. Old agents send no list.
+type AgentVersion struct {
+	Supported string   `json:"supported_version"`
+	List      []string `json:"supported_versions,omitempty"`
+}
+
+// AgentInfo is GET /v2.x/agent/info (from 2.2).
+type AgentInfo struct {
+	AgentUUID string `json:"agent_uuid"`
+	HashAlg   string `json:"tpm_hash_alg"`
+	EncAlg    string `json:"tpm_enc_alg"`
+	SignAlg   string `json:"tpm_sign_alg"`
+	AKHandle  uint32 `json:"ak_handle"`
+}
+
+// AgentPubKey is GET /v2.x/keys/pubkey.
+type AgentPubKey struct {
+	PubKey string `json:"pubkey"`
+}
+
+// UKey is POST /v2.x/keys/ukey.
+type UKey struct {
+	EncryptedKey string  `json:"encrypted_key"` // base64 RSA-OAEP of U
+	AuthTag      string  `json:"auth_tag"`      // hex HMAC-SHA384(K, agent id)
+	Payload      *string `json:"payload,omitempty"`
+}
+
+// VKey is POST /v2.x/keys/vkey.
+type VKey struct {
+	EncryptedKey string `json:"encrypted_key"`
+}
+
+// KeyVerify is GET /v2.x/keys/verify.
+type KeyVerify struct {
+	HMAC string `json:"hmac"`
+}
+
+// QuoteResults is GET /v2.x/quotes/identity and /quotes/integrity. Absent parts are omitted, not null.
+type QuoteResults struct {
+	Quote    string  `json:"quote"`
+	HashAlg  string  `json:"hash_alg"`
+	EncAlg   string  `json:"enc_alg"`
+	SignAlg  string  `json:"sign_alg"`
+	PubKey   *string `json:"pubkey,omitempty"`
+	IMA      *string `json:"ima_measurement_list,omitempty"`
+	IMAEntry *uint64 `json:"ima_measurement_list_entry,omitempty"`
+	BootLog  *string `json:"mb_measurement_list,omitempty"` // base64
+	BootTime *int64  `json:"boottime,omitempty"`
+}
+
+// Notification is POST /v2.x/notifications/revocation and the webhook's body.
+type Notification struct {
+	Msg       string `json:"msg"`       // JSON text of Revocation; the signature covers exactly these bytes
+	Signature string `json:"signature"` // base64 RSA-PSS, or ""
+}
+
+// Revocation is what Notification.Msg decodes to; keys in this order.
+type Revocation struct {
+	Type      string `json:"type"` // "revocation" or "comm_error"
+	IP        string `json:"ip"`
+	AgentID   string `json:"agent_id"`
+	Port      int    `json:"port"`
+	TPMPolicy string `json:"tpm_policy"`
+	Metadata  string `json:"meta_data"`
+	EventTime string `json:"event_time"` // C asctime, local time
+	EventID   string `json:"event_id,omitempty"`
+	Severity  string `json:"severity_label,omitempty"`
+	Context   string `json:"context,omitempty"`
+}
+
+// EnrolRequest is POST /v2.x/agents/:id to the verifier. Pointers tell null and absent from "".
+type EnrolRequest struct {
+	V                  *string         `json:"v"` // base64 of 32 bytes
+	AgentIP            *string         `json:"cloudagent_ip"`
+	AgentPort          json.RawMessage `json:"cloudagent_port"` // number or numeric string
+	VerifierIP         *string         `json:"verifier_ip"`
+	VerifierPort       json.RawMessage `json:"verifier_port"`
+	TPMPolicy          *string         `json:"tpm_policy"`
+	RuntimePolicy      *string         `json:"runtime_policy"` // base64
+	RuntimePolicyName  *string         `json:"runtime_policy_name"`
+	RuntimePolicyKey   *string         `json:"runtime_policy_key"` // base64 PEM
+	MBPolicy           *string         `json:"mb_policy"`
+	MBPolicyName       *string         `json:"mb_policy_name"`
+	IMAVerificationKey *string         `json:"ima_sign_verification_keys"`
+	Metadata           *string         `json:"metadata"`
+	RevocationKey      *string         `json:"revocation_key"`
+	AcceptHash         []string        `json:"accept_tpm_hash_algs"`
+	AcceptEnc          []string        `json:"accept_tpm_encryption_algs"`
+	AcceptSign         []string        `json:"accept_tpm_signing_algs"`
+	AKTPM              *string         `json:"ak_tpm"`
+	MTLSCert           *string         `json:"mtls_cert"`
+	SupportedVersion   *string         `json:"supported_version"`
+}
+
+// VerifierAgent is GET /v2.x/agents/:id at the verifier.
+type VerifierAgent struct {
+	OperationalState    int      `json:"operational_state"`
+	V                   *string  `json:"v"`
+	IP                  string   `json:"ip"`
+	Port                int      `json:"port"`
+	TPMPolicy           string   `json:"tpm_policy"`
+	Metadata            string   `json:"meta_data"`
+	HasMBRefstate       int      `json:"has_mb_refstate"`
+	HasRuntimePolicy    int      `json:"has_runtime_policy"`
+	AcceptHash          []string `json:"accept_tpm_hash_algs"`
+	AcceptEnc           []string `json:"accept_tpm_encryption_algs"`
+	AcceptSign          []string `json:"accept_tpm_signing_algs"`
+	HashAlg             string   `json:"hash_alg"`
+	EncAlg              string   `json:"enc_alg"`
+	SignAlg             string   `json:"sign_alg"`
+	VerifierID          string   `json:"verifier_id"`
+	VerifierIP          string   `json:"verifier_ip"`
+	VerifierPort        int      `json:"verifier_port"`
+	SeverityLevel       *int     `json:"severity_level"`
+	LastEventID         *string  `json:"last_event_id"`
+	AttestationCount    int      `json:"attestation_count"`
+	LastReceivedQuote   int64    `json:"last_received_quote"`
+	LastSuccess         int64    `json:"last_successful_attestation"`
+	AttestationStatus   string   `json:"attestation_status"`
+	AttestationPeriod   string   `json:"attestation_period"`
+	MaxAttestationDelay string   `json:"maximum_attestation_interval"`
+	// LastEventContext is ours: the context of the last event, so that the tenant can say which file failed.
+	LastEventContext json.RawMessage `json:"last_event_context,omitempty"`
+	// RuntimePolicyName and RuntimePolicyDigest are ours: which policy, in which version, judged the last round.
+	RuntimePolicyName   string `json:"runtime_policy_name,omitempty"`
+	RuntimePolicyDigest string `json:"runtime_policy_digest,omitempty"`
+}
+
+// VerifierAgents is GET /v2.x/agents at the verifier: an array of one-element arrays.
+type VerifierAgents struct {
+	UUIDs [][]string `json:"uuids"`
+}
+
+// RuntimePolicyUpload is POST and PUT /v2.x/allowlists/:name.
+type RuntimePolicyUpload struct {
+	RuntimePolicy    *string `json:"runtime_policy"`               // base64
+	RuntimePolicyKey *string `json:"runtime_policy_key,omitempty"` // base64 PEM
+	TPMPolicy        *string `json:"tpm_policy,omitempty"`         // accepted and kept for nothing, as upstream
+}
+
+// RuntimePolicyRecord is GET /v2.x/allowlists/:name; the text is raw here.
+type RuntimePolicyRecord struct {
+	Name          string  `json:"name"`
+	TmpPolicy     *string `json:"tmp_policy"` // always null; the name is a wire fact
+	RuntimePolicy string  `json:"runtime_policy"`
+}
+
+// RuntimePolicyNames is GET /v2.x/allowlists; the key has a space.
+type RuntimePolicyNames struct {
+	Names []string `json:"runtimepolicy names"`
+}
+
+// MBPolicyUpload is POST and PUT /v2.x/mbpolicies/:name.
+type MBPolicyUpload struct {
+	MBPolicy *string `json:"mb_policy"`
+}
+
+// MBPolicyRecord is GET /v2.x/mbpolicies/:name.
+type MBPolicyRecord struct {
+	Name     string  `json:"name"`
+	MBPolicy *string `json:"mb_policy"`
+}
+
+// MBPolicyNames is GET /v2.x/mbpolicies.
+type MBPolicyNames struct {
+	Names []string `json:"mbpolicy names"`
+}

@@ -1,0 +1,62 @@
+// Package attest is the decision core: evidence and policies in, a verdict and the next state out.
+//
+// Verify is the one decision path of pull, push, one-shot and offline appraisal. It does no I/O, reads no
+// clock and modifies none of its arguments.
+package attest
+
+import (
+	"time"
+
+	"keylime/internal/policy"
+	"keylime/tpm"
+)
+
+// Identity is what the verifier knows of the attester before the round.
+type Identity struct {
+	AK *tpm.Public
+	// Accepted algorithm names, as the tenant enrolled them.
+	AcceptHash, AcceptEnc, AcceptSign []string
+}
+
+// Challenge is what the verifier asked for in this round.
+type Challenge struct {
+	Nonce    []byte   // fresh; the exact qualifying data that the quote must carry
+	Mask     tpm.Mask // PCRs asked for, without PCR 16
+	BindData bool     // PCR 16 must hold the digest of Evidence.PubKey (pull); PCR 16 is then part of the selection
+	Entry    uint64   // first IMA entry asked for
+}
+
+// Evidence is what the attester answered, decoded but not believed.
+type Evidence struct {
+	Quote                    tpm.Quote
+	HashAlg, EncAlg, SignAlg string
+	PubKey                   string // the transport key's PEM text that PCR 16 binds; in pull the cached one when the answer lacks it
+	IMA                      []byte // measurement list from IMAEntry on
+	HasIMA                   bool   // the answer carried a list, perhaps an empty one
+	IMAEntry                 uint64 // index of the list's first entry, as the attester claims
+	BootLog                  []byte // binary UEFI event log; nil when absent
+	BootTime                 int64  // Unix seconds, as the attester claims; 0 = not sent
+}
+
+// Input is one round.
+type Input struct {
+	Identity  Identity
+	Challenge Challenge
+	Evidence  Evidence
+	Policy    *policy.Set
+	State     State     // of the last committed round; the zero value for an agent never attested
+	Now       time.Time // UTC
+}
+
+// Outcome is what a round decided.
+type Outcome struct {
+	Verdict Verdict
+	State   State // to commit; on failure it is the state that the next round starts from
+	Stats   Stats
+}
+
+// Stats are facts for logs and metrics.
+type Stats struct {
+	Entries int // IMA entries appraised
+	Proven  int // of these, covered by the quoted PCR 10
+}

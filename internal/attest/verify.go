@@ -1,0 +1,4 @@
+package attest
+
+// Verify appraises one round.
+func Verify(in Input) (Outcome, error) { panic("unimplemented") }
