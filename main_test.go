@@ -1,0 +1,157 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "keylime"
+
+// imports lists, for each package, the packages of this module that it may import and why. Imports point down:
+// roles, then edges (sockets, disk, TPM), then contracts (wire, persistence), then the pure core.
+var imports = []struct {
+	pkg   string
+	allow string
+	why   string
+}{
+	{"tpm", "", "bottom: structures and cryptography only"},
+	{"ima", "tpm", "replays lists against verified PCRs"},
+	{"internal/strictjson", "", "bottom: a decoder"},
+	{"internal/policy", "ima tpm internal/strictjson", "compiles what measurements are compared with"},
+	{"internal/attest", "internal/policy ima tpm internal/strictjson", "decides; sees nothing of wire, store or configuration"},
+	{"store", "internal/attest internal/policy tpm", "records hold the core's state and verdict; never wire types"},
+	{"store/bolt", "store internal/attest internal/policy tpm", "one engine; never another"},
+	{"store/storetest", "store internal/attest internal/policy tpm", "the contract of every engine"},
+	{"internal/api", "internal/strictjson", "wire vocabulary: knows neither store nor core"},
+	{"internal/web", "internal/api internal/strictjson internal/pki", "what every HTTP server here shares"},
+	{"internal/pki", "tpm", "certificates; an EK certificate is compared with a TPM key"},
+	{"internal/config", "", "options; knows no role's logic"},
+	{"internal/notify", "internal/api", "delivers messages; declares the outbox that it needs"},
+	{"tpm/device", "tpm", "the only package that talks to a TPM"},
+	{"internal/fleet", "tpm", "software attesters: they speak as agents do"},
+	{"internal/swtpm", "tpm tpm/device", "a software TPM for the demo and the tests"},
+	{"agent", "internal/api internal/web internal/config internal/pki internal/strictjson tpm tpm/device", "the attester holds no store and decides nothing"},
+	{"registrar", "internal/api internal/web internal/config internal/pki internal/strictjson store tpm", "proves AKs; appraises nothing"},
+	{"verifier", "internal/api internal/web internal/config internal/pki internal/notify internal/strictjson internal/attest internal/policy store ima tpm", "appraises; touches no TPM"},
+	{"tenant", "internal/api internal/config internal/pki internal/policy internal/strictjson tpm", "a client; holds no store"},
+	{".", "agent registrar verifier tenant internal/config internal/web store store/bolt", "composes the roles"},
+	{"scripts/demo", "internal/swtpm", "drives the executable as a user would"},
+}
+
+// pure packages decide; they may not reach for the outside world themselves.
+var pure = []string{"tpm", "ima", "internal/policy", "internal/attest", "internal/strictjson"}
+
+var impure = []string{
+	"net", "net/http", "os", "os/exec", "log", "log/slog", "math/rand", "math/rand/v2", "crypto/rand",
+	"github.com/rs/zerolog", "github.com/urfave/cli/v2", "go.etcd.io/bbolt", "io/ioutil", "syscall",
+}
+
+// TestImports holds the architecture: every import between packages of this module is listed with its reason.
+func TestImports(t *testing.T) {
+	allowed := map[string][]string{}
+	for _, row := range imports {
+		allowed[row.pkg] = strings.Fields(row.allow)
+	}
+	eachFile(t, func(pkg, name string, file *ast.File) {
+		allow, known := allowed[pkg]
+		if !known {
+			t.Errorf("%s: package %q is not in the table of imports; add it with its reason", name, pkg)
+			return
+		}
+		for _, spec := range file.Imports {
+			imported, _ := strconv.Unquote(spec.Path.Value)
+			local, ours := strings.CutPrefix(imported, module+"/")
+			if ours && !slices.Contains(allow, local) {
+				t.Errorf("%s imports %s, which its package may not", name, imported)
+			}
+			if slices.Contains(pure, pkg) && slices.Contains(impure, imported) {
+				t.Errorf("%s imports %s, but %s is pure", name, imported, pkg)
+			}
+			if imported == "github.com/rs/zerolog/log" {
+				t.Errorf("%s imports the global logger; take a zerolog.Logger at construction", name)
+			}
+			if imported == "github.com/urfave/cli/v2" && path.Base(name) != "cmd.go" && pkg != "." {
+				t.Errorf("%s imports cli; only a role's cmd.go does", name)
+			}
+		}
+	})
+}
+
+// TestPureReadsNoClock holds that appraisal depends on its arguments alone.
+func TestPureReadsNoClock(t *testing.T) {
+	eachFile(t, func(pkg, name string, file *ast.File) {
+		if !slices.Contains(pure, pkg) {
+			return
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if x, ok := sel.X.(*ast.Ident); ok && x.Name == "time" && (sel.Sel.Name == "Now" || sel.Sel.Name == "Since") {
+				t.Errorf("%s calls time.%s, but %s is pure", name, sel.Sel.Name, pkg)
+			}
+			return true
+		})
+	})
+}
+
+// TestSizes keeps files and functions small enough to have one subject.
+func TestSizes(t *testing.T) {
+	const maxFile, maxFunc = 600, 80
+	eachFile(t, func(pkg, name string, file *ast.File) {
+		fset := fileSet
+		if lines := fset.Position(file.End()).Line; lines > maxFile {
+			t.Errorf("%s has %d lines; split it by subject (at most %d)", name, lines, maxFile)
+		}
+		for _, d := range file.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			if lines := fset.Position(fn.End()).Line - fset.Position(fn.Pos()).Line + 1; lines > maxFunc {
+				t.Errorf("%s: %s has %d lines (at most %d)", name, fn.Name.Name, lines, maxFunc)
+			}
+		}
+	})
+}
+
+var fileSet = token.NewFileSet()
+
+// eachFile parses every non-test Go file of the module and calls f with its package's path below the module's.
+func eachFile(t *testing.T, f func(pkg, name string, file *ast.File)) {
+	t.Helper()
+	files := 0
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(fileSet, name, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		files++
+		f(filepath.ToSlash(filepath.Dir(name)), filepath.ToSlash(name), file)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files == 0 {
+		t.Fatal("found no Go files")
+	}
+}
