@@ -130,6 +130,11 @@ type Revocation struct {
 	EventID   string `json:"event_id,omitempty"`
 	Severity  string `json:"severity_label,omitempty"`
 	Context   string `json:"context,omitempty"`
+	// The rest is ours, for receivers that refuse replays: they drop a message whose EventUUID they have seen, whose
+	// Expires (Unix seconds) has passed, or whose Audience is not the verifier that they belong to.
+	EventUUID string `json:"event_uuid,omitempty"`
+	Expires   int64  `json:"expires,omitempty"`
+	Audience  string `json:"audience,omitempty"` // "agents of verifier <id>"
 }
 
 // EnrolRequest is POST /v2.x/agents/:id to the verifier. Pointers tell null and absent from "".
