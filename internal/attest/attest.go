@@ -14,16 +14,16 @@ import (
 // Identity is what the verifier knows of the attester before the round.
 type Identity struct {
 	AK *tpm.Public
-	// Accepted algorithm names, as the tenant enrolled them.
+	// Accepted algorithm names, as the tenant enrolled them. "rsa" stands for "rsa2048" and "ecc" for "ecc256".
 	AcceptHash, AcceptEnc, AcceptSign []string
 }
 
 // Challenge is what the verifier asked for in this round.
 type Challenge struct {
 	Nonce    []byte   // fresh; the exact qualifying data that the quote must carry
-	Mask     tpm.Mask // PCRs asked for, without PCR 16
+	Mask     tpm.Mask // PCRs asked for, without PCR 16; must cover policy.Set.Mask
 	BindData bool     // PCR 16 must hold the digest of Evidence.PubKey (pull); PCR 16 is then part of the selection
-	Entry    uint64   // first IMA entry asked for
+	Entry    uint64   // first IMA entry asked for: State.NextEntry, or 0 for the whole list
 }
 
 // Evidence is what the attester answered, decoded but not believed.
@@ -35,7 +35,6 @@ type Evidence struct {
 	HasIMA                   bool   // the answer carried a list, perhaps an empty one
 	IMAEntry                 uint64 // index of the list's first entry, as the attester claims
 	BootLog                  []byte // binary UEFI event log; nil when absent
-	BootTime                 int64  // Unix seconds, as the attester claims; 0 = not sent
 }
 
 // Input is one round.
@@ -48,15 +47,22 @@ type Input struct {
 	Now       time.Time // UTC
 }
 
-// Outcome is what a round decided.
+// Outcome is what a round decided. There are three kinds, told apart by the verdict:
+//
+//   - Verdict.Pass(): the evidence is good. Commit State; the next challenge asks for entry State.NextEntry.
+//   - Verdict.Again: nothing was proven and nothing failed; the part of the measurement list that was asked for
+//     does not continue what was proven before, as after a reboot. Ask again at once, with a fresh nonce and Entry 0,
+//     and judge the answer with State. State records the repetition, so that a second one in a row is a failure.
+//   - otherwise: Verdict.Failures says why. State is where the next round, if there is one, starts from.
 type Outcome struct {
 	Verdict Verdict
-	State   State // to commit; on failure it is the state that the next round starts from
+	State   State
 	Stats   Stats
 }
 
 // Stats are facts for logs and metrics.
 type Stats struct {
-	Entries int // IMA entries appraised
-	Proven  int // of these, covered by the quoted PCR 10
+	Entries  int // IMA entries appraised
+	Proven   int // of these, covered by the quoted PCR 10
+	Failures int // all failures; the verdict lists at most MaxFailures of one round
 }

@@ -1,19 +1,80 @@
 package attest
 
-import "keylime/tpm"
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"keylime/tpm"
+)
 
 // State is what one round hands to the next. The zero value belongs to an agent that was never attested.
-// It holds no pointers into evidence; copying a State is cheap and copies share nothing that is ever modified.
+//
+// It holds no pointers into evidence; copying a State is cheap, and copies share nothing that is ever modified.
+// Dropping a State only means that the next round starts from entry 0.
 type State struct {
-	Attested  bool              // at least one round passed; Clock is meaningful
-	Clock     tpm.Clock         // of the last good quote
-	Bank      tpm.Hash          // bank that PCR10 belongs to; 0 = no running value
-	NextEntry uint64            // first IMA entry not yet proven
-	PCR10     []byte            // running value after NextEntry entries; nil = zeros
-	BootTime  int64             // as the attester last claimed
-	Keyrings  map[string]string // learned keyrings: name → keyring JSON (spec/policies §2.4)
-	// The lag rule of spec/policies §1.4: how far the last list was proven, and how long it was.
-	HasProgress bool
-	Matched     int
-	Length      int
+	// Attested: at least one round passed, and Clock is that of the last quote believed.
+	Attested bool      `json:"attested,omitempty"`
+	Clock    tpm.Clock `json:"clock"`
+
+	// NextEntry is the first IMA entry not yet proven; PCR10 the running value in Bank after the entries before it.
+	// Bank 0 means that there is no running value.
+	Bank      tpm.Hash `json:"bank,omitempty"`
+	NextEntry uint64   `json:"nextEntry,omitempty"`
+	PCR10     []byte   `json:"pcr10,omitempty"`
+	// Shown is the number of IMA entries that the attester has shown since the TPM was last reset, proven or not.
+	// The next round must prove them all: an entry once shown cannot be withdrawn.
+	Shown uint64 `json:"shown,omitempty"`
+	// Reread: the last outcome was Verdict.Again.
+	Reread bool `json:"reread,omitempty"`
+
+	Keyrings map[string]string `json:"keyrings,omitempty"` // learned keyrings: name → keyring JSON
+}
+
+// stateVersion is the first byte of an encoded State. What follows is JSON of that version's fields.
+const stateVersion = 1
+
+var errStateVersion = errors.New("attestation state of an unknown version; it was written by a newer release")
+
+// Encode returns the versioned form that DecodeState reads. Equal states have equal encodings.
+func (s State) Encode() []byte {
+	body, err := json.Marshal(s)
+	if err != nil {
+		panic("attest: state cannot be encoded: " + err.Error()) // no field of State can fail
+	}
+	return append([]byte{stateVersion}, body...)
+}
+
+// DecodeState reads what Encode wrote. Empty input is the zero State.
+func DecodeState(encoded []byte) (State, error) {
+	if len(encoded) == 0 {
+		return State{}, nil
+	}
+	if encoded[0] != stateVersion {
+		return State{}, fmt.Errorf("%w (version %d)", errStateVersion, encoded[0])
+	}
+	var s State
+	d := json.NewDecoder(bytes.NewReader(encoded[1:]))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return State{}, fmt.Errorf("attestation state: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return State{}, errors.New("attestation state: trailing data")
+	}
+	if (s.Bank != 0 && !s.Bank.Valid()) || len(s.PCR10) != s.Bank.Size() {
+		return State{}, fmt.Errorf("attestation state: PCR 10 of %d bytes does not fit bank %v", len(s.PCR10), s.Bank)
+	}
+	if s.Bank == 0 && s.NextEntry != 0 {
+		return State{}, errors.New("attestation state: entries were proven, but PCR 10 is missing")
+	}
+	return s, nil
+}
+
+// restarted is the state from which the measurement list is read again from its beginning. What is known of the TPM's
+// clock stays, and so does Shown: only a reset of the TPM excuses entries from being proven.
+func (s State) restarted() State {
+	return State{Attested: s.Attested, Clock: s.Clock, Shown: s.Shown, Reread: s.Reread}
 }

@@ -2,9 +2,10 @@ package attest
 
 import "keylime/internal/policy"
 
-// Verdict is the list of what failed; empty means that the evidence passed.
+// Verdict says whether the evidence passed, and if not, what failed.
 type Verdict struct {
 	Failures []Failure
+	Again    bool // no decision: ask again at once from entry 0 (see Outcome)
 }
 
 // Failure is one event in Keylime's terms.
@@ -15,8 +16,8 @@ type Failure struct {
 	Context     string          // JSON object text; {"message": …} for plain text
 }
 
-// Pass reports whether nothing failed.
-func (v Verdict) Pass() bool { return len(v.Failures) == 0 }
+// Pass reports whether the evidence is good: something was decided, and nothing failed.
+func (v Verdict) Pass() bool { return !v.Again && len(v.Failures) == 0 }
 
 // Worst is the first failure of the highest severity, the one that Keylime reports; false when none failed.
 func (v Verdict) Worst() (Failure, bool) {
