@@ -1,0 +1,137 @@
+package config
+
+import "time"
+
+// Agent configures the agent. Paths are absolute once loaded.
+type Agent struct {
+	KeylimeDir  string
+	APIVersions string // default, latest, or a list
+	UUID        string // an id in its normal form, or generate, hash_ek, hostname, dmidecode
+
+	IP            string
+	Port          int
+	ContactIP     string // advertised to the registrar
+	ContactPort   int
+	RegistrarIP   string
+	RegistrarPort int
+
+	EnableAgentMTLS    bool
+	ServerKey          string
+	ServerKeyPassword  Secret
+	ServerCert         string
+	PayloadKey         string
+	PayloadKeyPassword Secret
+	TrustedClientCA    []string
+
+	// Payload.
+	EncKeyname            string // file name of the derived key, in the secure directory
+	DecPayloadFile        string // file name of the decrypted payload, there too
+	SecureSize            string // size option of tmpfs
+	ExtractPayloadZip     bool
+	PayloadScript         string // "" = none
+	EnableInsecurePayload bool
+
+	// Revocations.
+	EnableRevocationNotifications bool // listen to the verifier's ZeroMQ publisher too
+	RevocationNotificationIP      string
+	RevocationNotificationPort    int
+	RevocationCert                string
+	RevocationActions             []string
+	RevocationActionsDir          string
+	AllowPayloadRevocationActions bool
+
+	// TPM.
+	TPMHashAlg       string // sha1, sha256, sha384, sha512
+	TPMEncryptionAlg string // rsa2048, ecc256, ecc384
+	TPMSigningAlg    string // rsassa, rsapss, ecdsa
+	EKHandle         string // "" = create the EK
+	TPMOwnerPassword Secret // authorises the endorsement hierarchy
+
+	RunAs              string // user:group, "" = stay
+	AgentDataPath      string
+	IMAMLPath          string
+	MeasuredBootMLPath string
+
+	BackoffInitialDelay time.Duration
+	BackoffMaxRetries   int
+	BackoffMaxDelay     time.Duration
+}
+
+func (a *Agent) options() []option {
+	return concat([]option{
+		{"version", ignored("2.4"), "schema version of the file; informational"},
+		{"api_versions", text(&a.APIVersions, "default"), "API versions served: default (all of them), latest, or a list"},
+		{"uuid", text(&a.UUID, "d432fbb3-d2f1-4a97-9ef7-75bd81c00000"), "this agent's id, or how to find it: generate (once, then kept), hash_ek, hostname, dmidecode"},
+		{"ip", text(&a.IP, "127.0.0.1"), "address or host name to listen on"},
+		{"port", integer(&a.Port, 9002, 0, 65535), "port to listen on"},
+		{"contact_ip", text(&a.ContactIP, "127.0.0.1"), "address or host name that the registrar is told"},
+		{"contact_port", integer(&a.ContactPort, 9002, 0, 65535), "port that the registrar is told"},
+		{"registrar_ip", text(&a.RegistrarIP, "127.0.0.1"), "address or host name of the registrar"},
+		{"registrar_port", integer(&a.RegistrarPort, 8890, 1, 65535), "its plain HTTP port"},
+		{"keylime_dir", text(&a.KeylimeDir, DefaultDir), "working directory, must exist; KEYLIME_DIR beats it from everywhere"},
+		{"enable_agent_mtls", boolean(&a.EnableAgentMTLS, true), "serve mutual TLS; false serves plain HTTP and takes no payload"},
+		{"server_key", text(&a.ServerKey, "default"), "private key of the TLS server; made when absent. default is server-private.pem"},
+		{"server_key_password", secret(&a.ServerKeyPassword), "password of that key"},
+		{"server_cert", text(&a.ServerCert, "default"), "certificate of the TLS server; made when absent. default is server-cert.crt"},
+		{"payload_key", text(&a.PayloadKey, "default"), "RSA-2048 key that payload keys are encrypted to; made when absent. default is payload-private.pem"},
+		{"payload_key_password", secret(&a.PayloadKeyPassword), "password of that key"},
+		{"trusted_client_ca", words(&a.TrustedClientCA, "default"), "CA certificates of those who may talk to this agent. default is cv_ca/cacert.crt"},
+		{"enc_keyname", text(&a.EncKeyname, "derived_tci_key"), "name of the file with the payload key, in the secure directory"},
+		{"dec_payload_file", text(&a.DecPayloadFile, "decrypted_payload"), "name of the file with the decrypted payload, in the secure directory"},
+		{"secure_size", text(&a.SecureSize, "1m"), "size of the secure directory's tmpfs"},
+		{"extract_payload_zip", boolean(&a.ExtractPayloadZip, true), "unpack a payload that is a zip archive"},
+		{"payload_script", text(&a.PayloadScript, "autorun.sh"), "script of the payload to run; empty = none"},
+		{"enable_insecure_payload", boolean(&a.EnableInsecurePayload, false), "take payloads without mutual TLS"},
+		{"enable_revocation_notifications", boolean(&a.EnableRevocationNotifications, false), "listen to the verifier's ZeroMQ publisher too"},
+		{"revocation_notification_ip", text(&a.RevocationNotificationIP, "127.0.0.1"), "address of that publisher"},
+		{"revocation_notification_port", integer(&a.RevocationNotificationPort, 8992, 1, 65535), "its port"},
+		{"revocation_cert", text(&a.RevocationCert, "default"), "certificate that signs revocation messages. default is secure/unzipped/RevocationNotifier-cert.crt"},
+		{"revocation_actions", words(&a.RevocationActions), "programs to run on a revocation"},
+		{"revocation_actions_dir", text(&a.RevocationActionsDir, "/usr/libexec/keylime"), "directory of those programs"},
+		{"allow_payload_revocation_actions", boolean(&a.AllowPayloadRevocationActions, true), "run revocation actions that came with the payload too"},
+		{"tpm_hash_alg", oneOf(&a.TPMHashAlg, "sha256", "sha1", "sha256", "sha384", "sha512"), "PCR bank and hash of quotes"},
+		{"tpm_encryption_alg", oneOf(&a.TPMEncryptionAlg, "rsa", "rsa", "rsa2048", "ecc", "ecc256", "ecc384", "ecc_nist_p256", "ecc_nist_p384"), "kind of endorsement key; rsa is rsa2048, ecc is ecc256"},
+		{"tpm_signing_alg", oneOf(&a.TPMSigningAlg, "rsassa", "rsassa", "rsapss", "ecdsa"), "signature scheme of quotes"},
+		{"ek_handle", text(&a.EKHandle, "generate"), "persistent handle of the endorsement key, or generate to create it from its template"},
+		{"tpm_ownerpassword", secret(&a.TPMOwnerPassword), "password of the endorsement hierarchy; hex: before it for bytes"},
+		{"run_as", text(&a.RunAs, "keylime:tss"), "user:group to run as when started by root; empty = stay"},
+		{"agent_data_path", text(&a.AgentDataPath, "default"), "file that keeps the attestation key. default is agent_data.json"},
+		{"ima_ml_path", text(&a.IMAMLPath, "default"), "IMA measurement list. default is /sys/kernel/security/ima/ascii_runtime_measurements"},
+		{"measuredboot_ml_path", text(&a.MeasuredBootMLPath, "default"), "event log of the firmware. default is /sys/kernel/security/tpm0/binary_bios_measurements"},
+		{"exponential_backoff_initial_delay", millis(&a.BackoffInitialDelay, 10*time.Second), "first delay before registration is tried again, in milliseconds"},
+		{"exponential_backoff_max_retries", integer(&a.BackoffMaxRetries, 5, 0, 1_000_000), "registration attempts after the first"},
+		{"exponential_backoff_max_delay", millis(&a.BackoffMaxDelay, 300*time.Second), "longest such delay, in milliseconds"},
+	}, a.laterOptions())
+}
+
+// laterOptions are those that this release knows but does not implement.
+func (a *Agent) laterOptions() []option {
+	return []option{
+		{"enable_iak_idevid", unsupported("false"), "register with the device's identity keys"},
+		{"iak_idevid_template", later("detect"), "key template of those keys"},
+		{"iak_idevid_asymmetric_alg", later("rsa"), "their algorithm"},
+		{"iak_idevid_name_alg", later("sha256"), "their name algorithm"},
+		{"idevid_handle", later(""), "persistent handle of the IDevID"},
+		{"idevid_password", later(""), "its password"},
+		{"iak_handle", later(""), "persistent handle of the IAK"},
+		{"iak_password", later(""), "its password"},
+		{"iak_cert", later("default"), "certificate of the IAK"},
+		{"idevid_cert", later("default"), "certificate of the IDevID"},
+		{"registrar_tls_enabled", unsupported("false"), "push: register over HTTPS"},
+		{"registrar_tls_port", later("8891"), "push: HTTPS port of the registrar"},
+		{"registrar_tls_ca_cert", later("default"), "push: CA of the registrar"},
+		{"registrar_api_versions", later("default"), "push: API versions spoken to the registrar"},
+		{"attestation_interval_seconds", later("60"), "push: pause between attestations"},
+		{"verifier_url", later("https://localhost:8881"), "push: verifier"},
+		{"verifier_tls_ca_cert", later("default"), "push: CA of the verifier"},
+		{"certification_keys_server_identifier", later("ak"), "push: key identifier"},
+		{"uefi_logs_evidence_version", later("2.1"), "push: event log version"},
+		{"tls_accept_invalid_certs", unsupported("false"), "push: accept any server certificate"},
+		{"tls_accept_invalid_hostnames", unsupported("false"), "push: accept any server name"},
+		{"tls_dir", ignored("default"), "read by nothing"},
+		{"measure_payload_pcr", ignored(""), "retired"},
+		{"exponential_backoff", ignored(""), "retired"},
+		{"retry_interval", ignored(""), "retired"},
+		{"max_retries", ignored(""), "retired"},
+	}
+}

@@ -1,0 +1,102 @@
+package config
+
+import "time"
+
+// Verifier configures the verifier. Paths are absolute once loaded.
+type Verifier struct {
+	KeylimeDir string // working directory
+	Store      string // bbolt file
+
+	UUID            string // identity of this verifier; partitions agents in a shared store
+	IP              string
+	Port            int
+	EnableAgentMTLS bool
+	TLS             TLS
+
+	// How agents are polled.
+	QuoteInterval       time.Duration // 0 = continuously
+	RequestTimeout      time.Duration
+	RetryInterval       time.Duration
+	ExponentialBackoff  bool
+	MaxRetries          int
+	MaxRounds           int  // rounds in flight at once
+	AllowLoopbackAgents bool // agents may be contacted on loopback addresses
+
+	MaxUploadSize        int // bytes
+	ShutdownDrainTimeout time.Duration
+
+	// How failures are rated.
+	SeverityLabels     []string // ascending
+	SeverityPolicy     []SeverityRule
+	IgnoreToMToUErrors bool
+
+	Revocations Revocations
+}
+
+// Revocations says who is told when an agent fails.
+type Revocations struct {
+	Enabled    []string // subset of agent, webhook, zeromq
+	ZMQIP      string
+	ZMQPort    int
+	WebhookURL string
+}
+
+// SeverityRule gives events whose whole id matches EventID, a regular expression, a severity label. First match wins.
+type SeverityRule struct {
+	EventID       string
+	SeverityLabel string
+}
+
+func (v *Verifier) options() []option {
+	return concat([]option{
+		{"version", ignored("2.6"), "schema version of the file; informational"},
+		{"uuid", text(&v.UUID, "default"), "identity of this verifier; an agent belongs to the verifier of that name"},
+		{"ip", text(&v.IP, "127.0.0.1"), "address or host name to listen on"},
+		{"port", integer(&v.Port, 8881, 0, 65535), "port of the HTTPS listener"},
+		{"registrar_ip", ignored("127.0.0.1"), "read by nothing"},
+		{"registrar_port", ignored("8891"), "read by nothing"},
+		{"store", text(&v.Store, "verifier.db"), "database file; a relative path is under KEYLIME_DIR"},
+		{"enable_agent_mtls", boolean(&v.EnableAgentMTLS, true), "contact agents over mutual TLS;"},
+	}, v.TLS.dirOption("generate"), v.TLS.serverOptions(), v.TLS.clientOptions(), []option{
+		{"quote_interval", seconds(&v.QuoteInterval, 2*time.Second), "pause between two attestations of one agent, in seconds; 0 = none"},
+		{"request_timeout", seconds(&v.RequestTimeout, 60*time.Second), "limit for one request to an agent or webhook, in seconds"},
+		{"retry_interval", seconds(&v.RetryInterval, 2*time.Second), "first (or, without back-off, every) delay before an unreachable agent is asked again, in seconds"},
+		{"exponential_backoff", boolean(&v.ExponentialBackoff, true), "delays grow as retry_interval to the power of the attempt"},
+		{"max_retries", integer(&v.MaxRetries, 5, 0, 1000), "attempts before an unreachable agent fails"},
+		{"max_rounds_in_flight", integer(&v.MaxRounds, 512, 1, 1_000_000), "attestations under way at once"},
+		{"allow_loopback_agents", boolean(&v.AllowLoopbackAgents, true), "agents may have loopback addresses, as on a single machine; link-local, multicast and unspecified addresses and the verifier's own port are refused always"},
+		{"max_upload_size", integer(&v.MaxUploadSize, 100<<20, 1, 1<<31-1), "largest request body, in bytes"},
+		{"shutdown_drain_timeout", seconds(&v.ShutdownDrainTimeout, 10*time.Second), "time for work under way to finish when stopping, in seconds"},
+		{"severity_labels", list(&v.SeverityLabels, "info", "notice", "warning", "error", "critical", "alert", "emergency"), "severity labels, least severe first"},
+		{"severity_policy", severityRules(&v.SeverityPolicy, SeverityRule{".*", "emergency"}), "severity by event id; the first rule whose expression matches the whole id wins, and no match is the most severe"},
+		{"ignore_tomtou_errors", boolean(&v.IgnoreToMToUErrors, false), "what an IMA violation (file changed while measured) does: false tolerates it, true adds a failure, as Keylime has always read this option"},
+		{"revocations.enabled_revocation_notifications", list(&v.Revocations.Enabled, "agent"), "who is told of a failed agent: agent, webhook, zeromq"},
+		{"revocations.zmq_ip", text(&v.Revocations.ZMQIP, "127.0.0.1"), "address that the ZeroMQ publisher listens on"},
+		{"revocations.zmq_port", integer(&v.Revocations.ZMQPort, 8992, 0, 65535), "port that the ZeroMQ publisher listens on"},
+		{"revocations.webhook_url", text(&v.Revocations.WebhookURL, ""), "where revocation messages are POSTed; empty = nowhere"},
+	}, v.laterOptions())
+}
+
+// laterOptions are those that this release knows but does not implement.
+func (v *Verifier) laterOptions() []option {
+	return concat([]option{
+		{"authorization_provider", unsupported("simple"), "only simple: an administrator is whoever has a client certificate of trusted_client_ca"},
+		{"num_workers", ignored("0"), "read by nothing"},
+		{"max_workers", ignored("16"), "worker processes; this verifier is one process, see max_rounds_in_flight"},
+		{"measured_boot_policy_name", unsupported("accept-all"), "measured-boot policy engine"},
+		{"measured_boot_imports", unsupported("[]"), "Python modules with policy engines"},
+		{"measured_boot_evaluate", later("once"), "once or always"},
+		{"require_allow_list_signatures", unsupported("False"), "refuse unsigned runtime policies"},
+		{"mode", unsupported("pull"), "who starts an attestation"},
+		{"challenge_lifetime", later("1800"), "push: life of a challenge, in seconds"},
+		{"nonce_lifetime", later("60"), "push: life of a session nonce, in seconds"},
+		{"verification_timeout", later("0"), "push: grace for the verdict, in seconds"},
+		{"session_create_rate_limit_per_ip", later("50"), "push: sessions per window and address"},
+		{"session_create_rate_limit_window_ip", later("60"), "push: that window, in seconds"},
+		{"session_create_rate_limit_per_agent", later("15"), "push: sessions per window and agent"},
+		{"session_create_rate_limit_window_agent", later("60"), "push: that window, in seconds"},
+		{"session_lifetime", later("180"), "push: life of a session, in seconds"},
+		{"extend_token_on_attestation", later("True"), "push: an attestation extends the session"},
+		{"auto_recover_attestation_failures", unsupported("False"), "push: a failed agent may pass again by itself"},
+	}, databaseOptions(), archiveOptions(""))
+}
