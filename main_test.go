@@ -37,7 +37,7 @@ var imports = []struct {
 	{"internal/notify", "internal/api", "delivers messages; declares the outbox that it needs"},
 	{"tpm/device", "tpm", "the only package that talks to a TPM"},
 	{"internal/fleet", "tpm", "software attesters: they speak as agents do"},
-	{"internal/swtpm", "tpm tpm/device", "a software TPM for the demo and the tests"},
+	{"internal/swtpm", "tpm tpm/device internal/fleet", "a software TPM for the demo and the tests; its measurement list is written as fleet writes one"},
 	{"agent", "internal/api internal/web internal/config internal/pki internal/strictjson tpm tpm/device", "the attester holds no store and decides nothing"},
 	{"registrar", "internal/api internal/web internal/config internal/pki internal/strictjson store tpm", "proves AKs; appraises nothing"},
 	{"verifier", "internal/api internal/web internal/config internal/pki internal/notify internal/strictjson internal/attest internal/policy store ima tpm", "appraises; touches no TPM"},

@@ -1,0 +1,122 @@
+package fleet
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"sync"
+
+	"keylime/tpm"
+)
+
+// BootAggregate is the path of the list's first entry.
+const BootAggregate = "boot_aggregate"
+
+// Measurement is one ima-ng entry of a measurement list with a SHA-256 file digest.
+type Measurement struct {
+	Path   string
+	Digest []byte // SHA-256 of the file
+}
+
+// templateData is what the kernel hashes: d-ng and n-ng, each behind a little-endian length.
+func (m Measurement) templateData() []byte {
+	digest := slices.Concat([]byte("sha256:\x00"), m.Digest)
+	path := slices.Concat([]byte(m.Path), []byte{0})
+	b := binary.LittleEndian.AppendUint32(nil, uint32(len(digest)))
+	b = append(b, digest...)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(path)))
+	return append(b, path...)
+}
+
+// Line is the entry in the ASCII list, without a line end: PCR, SHA-1 of the template data, template, fields.
+func (m Measurement) Line() string {
+	h := tpm.SHA1.Crypto().New()
+	h.Write(m.templateData())
+	return fmt.Sprintf("%d %x ima-ng sha256:%s %s", tpm.PCRIma, h.Sum(nil), hex.EncodeToString(m.Digest), m.Path)
+}
+
+// Extends is what the kernel extends PCR 10 with: in each bank the bank's own digest of the template data.
+func (m Measurement) Extends(banks ...tpm.Hash) map[tpm.Hash][]byte {
+	data := m.templateData()
+	digests := make(map[tpm.Hash][]byte, len(banks))
+	for _, b := range banks {
+		h := b.Crypto().New()
+		h.Write(data)
+		digests[b] = h.Sum(nil)
+	}
+	return digests
+}
+
+// BootMeasurement is the entry that the kernel starts a list with: the SHA-256 over PCRs 0 to 9 of that bank.
+func BootMeasurement(pcr func(i int) []byte) Measurement {
+	h := tpm.SHA256.Crypto().New()
+	for i := range 10 {
+		h.Write(pcr(i))
+	}
+	return Measurement{Path: BootAggregate, Digest: h.Sum(nil)}
+}
+
+// Measured is the measurement list of a SoftTPM. It is safe for concurrent use.
+type Measured struct {
+	mu    sync.Mutex
+	tpm   *SoftTPM
+	list  bytes.Buffer
+	start []int // offset of each line in list
+}
+
+// NewMeasured starts the list with boot_aggregate, as the kernel does at boot.
+func NewMeasured(t *SoftTPM) (*Measured, error) {
+	m := &Measured{tpm: t}
+	boot := BootMeasurement(func(i int) []byte { return t.PCR(tpm.SHA256, i) })
+	if _, err := m.Add(boot.Path, boot.Digest); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Add measures a file: the entry enters the list first and PCR 10 after it. It returns the line.
+func (m *Measured) Add(path string, digest []byte) (line string, err error) {
+	entry := Measurement{Path: path, Digest: digest}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	line = m.append(entry)
+	return line, m.tpm.Extend(tpm.PCRIma, entry.Extends(banks...))
+}
+
+// Log adds an entry to the list that PCR 10 is not extended with: a list that was tampered with or runs ahead.
+func (m *Measured) Log(path string, digest []byte) (line string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.append(Measurement{Path: path, Digest: digest})
+}
+
+func (m *Measured) append(entry Measurement) string {
+	line := entry.Line()
+	m.start = append(m.start, m.list.Len())
+	m.list.WriteString(line)
+	m.list.WriteByte('\n')
+	return line
+}
+
+// Len is the number of entries.
+func (m *Measured) Len() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.start)
+}
+
+// From is the list from an entry on and the index it starts at, as an agent answers: an entry that lies beyond
+// the end, after a reboot, gives the whole list from 0.
+func (m *Measured) From(entry uint64) (list []byte, first uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch n := uint64(len(m.start)); {
+	case entry == n:
+		return []byte{}, n
+	case entry > n:
+		return bytes.Clone(m.list.Bytes()), 0
+	}
+	return bytes.Clone(m.list.Bytes()[m.start[entry]:]), entry
+}
