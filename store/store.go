@@ -86,6 +86,8 @@ type Verifier interface {
 
 	// Policy returns a named policy. ErrNotFound.
 	Policy(ctx context.Context, kind PolicyKind, name string) (Policy, error)
+	// PolicyDigest returns the digest of a named policy without reading its text. ErrNotFound.
+	PolicyDigest(ctx context.Context, kind PolicyKind, name string) (string, error)
 	// PolicyNames lists the names of one kind.
 	PolicyNames(ctx context.Context, kind PolicyKind) ([]string, error)
 	// AddPolicy: ErrExists. UpdatePolicy: ErrNotFound. DeletePolicy: ErrNotFound; ErrInUse, naming an agent.
@@ -215,6 +217,7 @@ type AgentStatus struct {
 	LastFailure              string // JSON context of that event
 	RuntimePolicyDigest      string // which policy version judged the last round
 	MeasuredBootPolicyDigest string
+	Run                      string // names the run of a verifier that did the last round
 }
 
 // Lease is the right to run one round of an agent.
