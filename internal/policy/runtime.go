@@ -1,5 +1,7 @@
 package policy
 
+import "keylime/tpm"
+
 // The generators of runtime policies, meta.generator.
 const (
 	GeneratorUnknown    = 0
@@ -13,16 +15,72 @@ const EmptyRuntime = `{"meta":{"version":1,"generator":1},"release":0,"digests":
 
 // Runtime is a compiled runtime policy. It is immutable and safe for concurrent use.
 type Runtime struct {
-	generator int
-	digest    string
+	digest           string
+	generator        int
+	logHash          tpm.Hash
+	digests          table // files by path
+	keyrings         table // keys by ring
+	buffers          table // critical data by name
+	excludes         excludes
+	ignoredKeyrings  []string
+	verificationKeys string
 }
-
-// CompileRuntime validates and compiles a runtime policy's text. Its error is an *Error, whose text is the REST API's
-// answer, as in "Runtime policy is malformatted: 'meta' is a required property".
-func CompileRuntime(text []byte) (*Runtime, error) { panic("unimplemented") }
 
 // Generator is meta.generator.
 func (r *Runtime) Generator() int { return r.generator }
 
 // Digest is the hex SHA-256 of the text.
 func (r *Runtime) Digest() string { return r.digest }
+
+// LogHash is the algorithm of the template hashes in the measurement list (its second column), ima.log_hash_alg.
+func (r *Runtime) LogHash() tpm.Hash { return r.logHash }
+
+// VerificationKeys is the text of the keyring for file signatures; empty when there is none.
+func (r *Runtime) VerificationKeys() string { return r.verificationKeys }
+
+// Finding is what the policy says of one measurement. The zero value is that of an accepted one.
+type Finding struct {
+	Reason  Reason
+	digests []byte // what would have been accepted, as in table
+}
+
+// Reason is why a measurement is not accepted.
+type Reason int
+
+const (
+	Accepted    Reason = iota
+	NotListed          // the policy does not know the name
+	WrongDigest        // it knows the name with other digests
+)
+
+// Expected lists the digests that would have been accepted, in lower-case hex.
+func (f Finding) Expected() []string { return hexDigests(f.digests) }
+
+// File judges a measured file. The name of the digest's algorithm plays no part.
+func (r *Runtime) File(path, digest []byte) Finding {
+	return r.unlessExcluded(path, r.digests.find(path, digest))
+}
+
+// Buffer judges critical data that the kernel measured under a name.
+func (r *Runtime) Buffer(name, digest []byte) Finding {
+	return r.unlessExcluded(name, r.buffers.find(name, digest))
+}
+
+// Key judges a key that the kernel loaded into a keyring. Excludes are for files: they accept no key.
+func (r *Runtime) Key(ring, digest []byte) Finding {
+	for _, ignored := range r.ignoredKeyrings {
+		if ignored == "*" || ignored == string(ring) {
+			return Finding{}
+		}
+	}
+	return r.keyrings.find(ring, digest)
+}
+
+// unlessExcluded overrides a finding for excluded names. That the patterns come last changes no result, and spares
+// the accepted names the slower search.
+func (r *Runtime) unlessExcluded(name []byte, f Finding) Finding {
+	if f.Reason != Accepted && r.excludes.match(name) {
+		return Finding{}
+	}
+	return f
+}

@@ -1,0 +1,98 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/hex"
+	"strings"
+)
+
+// table maps names to the digests they may have. Names share one string and digests one slab, so that a table of
+// 100,000 names is three allocations and a look-up none.
+type table struct {
+	spans map[string]span
+	slab  []byte // digests, each after its length in one byte
+}
+
+// span is the part of the slab with one name's digests.
+type span struct{ from, to uint32 }
+
+// find looks for the digest among the name's.
+func (t *table) find(name, digest []byte) Finding {
+	s, listed := t.spans[string(name)]
+	if !listed {
+		return Finding{Reason: NotListed}
+	}
+	all := t.slab[s.from:s.to]
+	for rest := all; len(rest) > 0; {
+		next := 1 + int(rest[0])
+		if bytes.Equal(rest[1:next], digest) {
+			return Finding{}
+		}
+		rest = rest[next:]
+	}
+	return Finding{WrongDigest, all}
+}
+
+func hexDigests(all []byte) []string {
+	list := []string{}
+	for rest := all; len(rest) > 0; {
+		next := 1 + int(rest[0])
+		list = append(list, hex.EncodeToString(rest[1:next]))
+		rest = rest[next:]
+	}
+	return list
+}
+
+// tableBuilder collects a table. The names it is given may share memory with a larger text; the table's do not.
+type tableBuilder struct {
+	names []string
+	spans []span
+	size  int // of all names
+	slab  []byte
+}
+
+func (b *tableBuilder) name(name string) {
+	at := uint32(len(b.slab))
+	b.names = append(b.names, name)
+	b.spans = append(b.spans, span{at, at})
+	b.size += len(name)
+}
+
+// digest adds a lower-case hex digest of at most 64 bytes to the last name. One with an odd number of digits equals
+// the hex form of no digest, so that it is valid in a policy but accepts nothing.
+func (b *tableBuilder) digest(digits string) {
+	if len(digits)%2 != 0 {
+		return
+	}
+	b.slab = append(b.slab, byte(len(digits)/2))
+	for i := 0; i < len(digits); i += 2 {
+		b.slab = append(b.slab, nibble(digits[i])<<4|nibble(digits[i+1]))
+	}
+	b.spans[len(b.spans)-1].to = uint32(len(b.slab))
+}
+
+func (b *tableBuilder) table() table {
+	var all strings.Builder
+	all.Grow(b.size)
+	for _, name := range b.names {
+		all.WriteString(name)
+	}
+	rest := all.String()
+	spans := make(map[string]span, len(b.names))
+	for i, name := range b.names {
+		spans[rest[:len(name)]] = b.spans[i]
+		rest = rest[len(name):]
+	}
+	return table{spans, bytes.Clone(b.slab)}
+}
+
+// nibble is the value of a lower-case hex digit; 0xFF for any other byte.
+func nibble(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 0xFF
+}
