@@ -1,0 +1,94 @@
+package store
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"keylime/internal/attest"
+)
+
+// OperationalState is Keylime's numeric state of an agent, as the REST API shows it.
+type OperationalState int
+
+const (
+	StateRegistered    OperationalState = 0
+	StateStart         OperationalState = 1
+	StateSaved         OperationalState = 2
+	StateGetQuote      OperationalState = 3
+	StateGetQuoteRetry OperationalState = 4
+	StateProvideV      OperationalState = 5
+	StateProvideVRetry OperationalState = 6
+	StateFailed        OperationalState = 7
+	StateTerminated    OperationalState = 8
+	StateInvalidQuote  OperationalState = 9
+	StateTenantFailed  OperationalState = 10
+)
+
+// Polled reports whether an agent in this state has rounds.
+func (s OperationalState) Polled() bool {
+	return s != StateFailed && s != StateTerminated && s != StateInvalidQuote && s != StateTenantFailed
+}
+
+// Agent is one attested machine: what the tenant enrolled, and how it fares.
+type Agent struct {
+	ID     string
+	Spec   AgentSpec
+	Status AgentStatus
+	State  attest.State
+	Due    time.Time // next round; zero = none, as always in a state that is not polled
+	Rev    uint64    // set by the store; changes with each stop, reactivation and re-enrolment
+}
+
+// AgentSpec is the enrolment; it does not change while the agent exists.
+type AgentSpec struct {
+	VerifierID, VerifierIP string
+	VerifierPort           int
+	V                      []byte // key share to deliver; nil = none
+	IP                     string
+	Port                   int
+	TPMPolicy              string // JSON text as supplied
+	Metadata               string // JSON text, opaque
+	RuntimePolicy          string // policy names; "" = none
+	MeasuredBootPolicy     string
+	IMAKeyring             string // ima_sign_verification_keys as supplied
+	RevocationKey          string // PEM or ""
+	AcceptHash             []string
+	AcceptEnc              []string
+	AcceptSign             []string
+	AKTPM                  []byte // TPM2B_PUBLIC that the tenant checked
+	MTLSCert               string // PEM pinned for connections, or "disabled" or ""
+	Enrolled               time.Time
+}
+
+// PolicyName is the name of the agent's policy of that kind; "" when it has none.
+func (s AgentSpec) PolicyName(kind PolicyKind) string {
+	if kind == RuntimePolicy {
+		return s.RuntimePolicy
+	}
+	return s.MeasuredBootPolicy
+}
+
+// Clone returns a copy that shares no slice with s.
+func (s AgentSpec) Clone() AgentSpec {
+	s.V, s.AKTPM = bytes.Clone(s.V), bytes.Clone(s.AKTPM)
+	s.AcceptHash, s.AcceptEnc, s.AcceptSign = slices.Clone(s.AcceptHash), slices.Clone(s.AcceptEnc), slices.Clone(s.AcceptSign)
+	return s
+}
+
+// AgentStatus changes from round to round.
+type AgentStatus struct {
+	Operational              OperationalState
+	APIVersion               string // spoken by the agent, e.g. "2.6"
+	ProvideV                 bool   // V is to be delivered after the next good quote
+	PubKey                   string // transport key PEM of the last good quote
+	HashAlg, EncAlg, SignAlg string // of the last good quote
+	Retries                  int    // failed attempts in a row at reaching the agent
+	AttestationCount         int    // good rounds
+	LastQuote, LastSuccess   time.Time
+	SeverityRank             int // -1 = none yet
+	LastEventID              string
+	LastFailure              string // JSON context of that event
+	RuntimePolicyDigest      string // which policy version judged the last round
+	MeasuredBootPolicyDigest string
+}
