@@ -91,4 +91,5 @@ type AgentStatus struct {
 	LastFailure              string // JSON context of that event
 	RuntimePolicyDigest      string // which policy version judged the last round
 	MeasuredBootPolicyDigest string
+	Run                      string // names the run of a verifier that did the last round
 }

@@ -49,7 +49,7 @@ func (a Agent) Check() error {
 func (r Round) Check(agentID string) error {
 	s, n := r.Status, tally{}
 	n.text(s.APIVersion, s.PubKey, s.HashAlg, s.EncAlg, s.SignAlg, s.LastEventID, s.LastFailure, s.RuntimePolicyDigest,
-		s.MeasuredBootPolicyDigest)
+		s.MeasuredBootPolicyDigest, s.Run)
 	state := tally{}
 	state.data(r.State.PCR10)
 	for name, keyring := range r.State.Keyrings {

@@ -55,8 +55,9 @@ type Schedule interface {
 type Policies interface {
 	// Policy returns a named policy. ErrNotFound, ErrDamaged.
 	Policy(ctx context.Context, kind PolicyKind, name string) (Policy, error)
-	// PolicyHead returns a named policy without its text: cheap enough to be asked in every round. ErrNotFound, ErrDamaged.
-	PolicyHead(ctx context.Context, kind PolicyKind, name string) (Policy, error)
+	// PolicyDigest returns the digest of a named policy without reading its text: cheap enough for every round.
+	// ErrNotFound, ErrDamaged.
+	PolicyDigest(ctx context.Context, kind PolicyKind, name string) (string, error)
 	// PolicyNames lists the names of one kind.
 	PolicyNames(ctx context.Context, kind PolicyKind) ([]string, error)
 	// AddPolicy stores a new policy. ErrExists, ErrInvalid, ErrTooLarge.
