@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"time"
+
+	"keylime/internal/pki"
+)
 
 // CA configures the certificate authority that tls_dir = generate creates.
 type CA struct {
@@ -31,5 +35,13 @@ func (c *CA) options() []option {
 		{"cert_lifetime", days(&c.CertLifetime, 365), "life of the certificates it issues, in days"},
 		{"cert_bits", integer(&c.Bits, 2048, 2048, 8192), "size of its RSA keys"},
 		{"cert_crl_dist", text(&c.CRLDist, "http://localhost:38080/crl"), "where certificates say their revocation list is; empty = nowhere"},
+	}
+}
+
+// Options are the options of the CA directory.
+func (c CA) Options() pki.CAOptions {
+	return pki.CAOptions{
+		Password: string(c.Password), Country: c.Country, CommonName: c.CommonName, State: c.State, Locality: c.Locality,
+		Organization: c.Organization, OrgUnit: c.OrgUnit, Lifetime: c.CALifetime, LeafLifetime: c.CertLifetime, Bits: c.Bits, CRLURL: c.CRLDist,
 	}
 }

@@ -27,7 +27,7 @@ func (t TLS) ServerFiles() pki.ServerFiles {
 
 // ClientFiles are the files that the role contacts others with.
 func (t TLS) ClientFiles() pki.ClientFiles {
-	return pki.ClientFiles{CertFile: t.ClientCert, KeyFile: t.ClientKey, KeyPassword: string(t.ClientKeyPassword), ServerCAs: t.TrustedServerCA, VerifyHostname: t.VerifyHostname}
+	return pki.ClientFiles{CertFile: t.ClientCert, KeyFile: t.ClientKey, KeyPassword: string(t.ClientKeyPassword), ServerCAs: t.TrustedServerCA, VerifyHostname: pki.VerifyName(t.VerifyHostname)}
 }
 
 func (t *TLS) dirOption(def string) []option {
