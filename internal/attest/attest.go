@@ -23,7 +23,7 @@ type Challenge struct {
 	Nonce    []byte   // fresh; the exact qualifying data that the quote must carry
 	Mask     tpm.Mask // PCRs asked for, without PCR 16; must cover policy.Set.Mask
 	BindData bool     // PCR 16 must hold the digest of Evidence.PubKey (pull); PCR 16 is then part of the selection
-	Entry    uint64   // first IMA entry asked for: State.NextEntry, or 0 for the whole list
+	Entry    uint64   // first IMA entry asked for: State.NextEntry, or 0 for the whole list; no other is valid
 }
 
 // Evidence is what the attester answered, decoded but not believed.
@@ -51,8 +51,9 @@ type Input struct {
 //
 //   - Verdict.Pass(): the evidence is good. Commit State; the next challenge asks for entry State.NextEntry.
 //   - Verdict.Again: nothing was proven and nothing failed; the part of the measurement list that was asked for
-//     does not continue what was proven before, as after a reboot. Ask again at once, with a fresh nonce and Entry 0,
-//     and judge the answer with State. State records the repetition, so that a second one in a row is a failure.
+//     does not continue what was proven before, as after a reboot. Commit State and ask again at once, with a fresh
+//     nonce. State.NextEntry is 0 then, and the answer to a challenge from entry 0 is judged for good: there are never
+//     two such rounds in a row.
 //   - otherwise: Verdict.Failures says why. State is where the next round, if there is one, starts from.
 type Outcome struct {
 	Verdict Verdict

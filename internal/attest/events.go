@@ -58,10 +58,6 @@ func NewFailure(labels *policy.Labels, eventID string, recoverable bool, context
 	}
 }
 
-type message struct {
-	Message string `json:"message"`
-}
-
 // Refuse is the outcome of a round whose answer cannot be turned into Evidence: one irrecoverable failure.
 func Refuse(labels *policy.Labels, s State, eventID string, context any) Outcome {
 	return Outcome{

@@ -27,8 +27,6 @@ type State struct {
 	// Shown is the number of IMA entries that the attester has shown since the TPM was last reset, proven or not.
 	// The next round must prove them all: an entry once shown cannot be withdrawn.
 	Shown uint64 `json:"shown,omitempty"`
-	// Reread: the last outcome was Verdict.Again.
-	Reread bool `json:"reread,omitempty"`
 
 	Keyrings map[string]string `json:"keyrings,omitempty"` // learned keyrings: name → keyring JSON
 }
@@ -76,5 +74,5 @@ func DecodeState(encoded []byte) (State, error) {
 // restarted is the state from which the measurement list is read again from its beginning. What is known of the TPM's
 // clock stays, and so does Shown: only a reset of the TPM excuses entries from being proven.
 func (s State) restarted() State {
-	return State{Attested: s.Attested, Clock: s.Clock, Shown: s.Shown, Reread: s.Reread}
+	return State{Attested: s.Attested, Clock: s.Clock, Shown: s.Shown}
 }

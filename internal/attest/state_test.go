@@ -27,10 +27,10 @@ var exampleStates = map[string]State{
 		Shown:     830,
 		Keyrings:  map[string]string{".ima": `{"pubkeys":["AA=="],"keyids":[1]}`, ".evm": "{}"},
 	},
-	"reread": {
+	"restarted": {
 		Attested: true,
 		Clock:    tpm.Clock{Clock: 1, ResetCount: 2, Safe: true},
-		Reread:   true,
+		Shown:    17,
 	},
 }
 

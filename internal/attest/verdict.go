@@ -5,7 +5,7 @@ import "keylime/internal/policy"
 // Verdict says whether the evidence passed, and if not, what failed.
 type Verdict struct {
 	Failures []Failure
-	Again    bool // no decision: ask again at once from entry 0 (see Outcome)
+	Again    bool // nothing decided: ask again at once (see Outcome)
 }
 
 // Failure is one event in Keylime's terms.
