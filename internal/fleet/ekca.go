@@ -1,12 +1,14 @@
 package fleet
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -25,10 +27,34 @@ var (
 
 // Maker is a TPM manufacturer's certificate authority.
 type Maker struct {
-	rand   io.Reader
-	key    *ecdsa.PrivateKey
-	cert   *x509.Certificate
-	serial int64
+	rand io.Reader
+	key  crypto.Signer
+	cert *x509.Certificate
+}
+
+// LoadMaker uses the authority of a PEM certificate and its PEM key (PKCS #1 or PKCS #8).
+func LoadMaker(rand io.Reader, certPEM, keyPEM []byte) (*Maker, error) {
+	certBlock, _ := pem.Decode(certPEM)
+	keyBlock, _ := pem.Decode(keyPEM)
+	if certBlock == nil || keyBlock == nil {
+		return nil, errors.New("load authority: certificate or key is not PEM")
+	}
+	cert, err := x509.ParseCertificate(certBlock.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("load authority: %w", err)
+	}
+	if key, err := x509.ParsePKCS1PrivateKey(keyBlock.Bytes); err == nil {
+		return &Maker{rand: rand, key: key, cert: cert}, nil
+	}
+	key, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("load authority: %w", err)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("load authority: no signing with a %T", key)
+	}
+	return &Maker{rand: rand, key: signer, cert: cert}, nil
 }
 
 // NewMaker makes an authority with a self-signed certificate for the given time.
@@ -54,7 +80,7 @@ func NewMaker(rand io.Reader, notBefore, notAfter time.Time) (*Maker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make authority: %w", err)
 	}
-	return &Maker{rand: rand, key: key, cert: cert, serial: 1}, nil
+	return &Maker{rand: rand, key: key, cert: cert}, nil
 }
 
 // PEM is the authority's certificate.
@@ -64,15 +90,19 @@ func (m *Maker) PEM() []byte {
 
 // Certify issues the DER certificate of an endorsement key as the TCG's EK Credential Profile has it: empty
 // subject, the TPM's maker, model and version in a critical subject alternative name, extended key usage
-// 2.23.133.8.1. It is not safe for concurrent use.
+// 2.23.133.8.1.
 func (m *Maker) Certify(ek *tpm.Public, notBefore, notAfter time.Time) ([]byte, error) {
 	san, err := tpmName("id:00001014", "swtpm", "id:20191023")
 	if err != nil {
 		return nil, fmt.Errorf("certify EK: %w", err)
 	}
-	m.serial++
+	serial := make([]byte, 16)
+	if _, err := io.ReadFull(m.rand, serial); err != nil {
+		return nil, fmt.Errorf("certify EK: %w", err)
+	}
+	serial[0] = serial[0]&0x7F | 0x40 // positive and of full length
 	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(m.serial),
+		SerialNumber:          new(big.Int).SetBytes(serial),
 		NotBefore:             notBefore,
 		NotAfter:              notAfter,
 		KeyUsage:              x509.KeyUsageKeyEncipherment,

@@ -2,79 +2,162 @@ package device
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
 
-	"keylime/tpm"
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+var (
+	// ErrBusy says that the TPM kept asking to repeat a command for as long as we are willing to.
+	ErrBusy = errors.New("TPM is busy")
+
+	// ErrLockout says that the TPM refuses authorisations after too many wrong ones.
+	ErrLockout = errors.New("TPM is in dictionary attack lockout")
+
+	// ErrFull says that the TPM has no room for another object or session.
+	ErrFull = errors.New("TPM has no room for another object or session")
+)
+
+const (
+	firstRetry = 5 * time.Millisecond
+	maxRetry   = 500 * time.Millisecond
+	busyLimit  = 10 * time.Second
+
+	cleanupTimeout = 30 * time.Second
 )
 
 // TPM is an open TPM. Its methods may be called concurrently; they run one after the other.
-type TPM struct{}
+type TPM struct {
+	link     link
+	turn     chan struct{} // holds the one token that entitles to use link
+	nvBuffer int           // most bytes that one NV read returns
+}
 
 // Open connects to the TPM that tcti names: "device:/dev/tpmrm0", "swtpm:host=127.0.0.1,port=2321" or
 // "swtpm:path=/run/tpm.sock". An empty name stands for device:/dev/tpmrm0.
-func Open(ctx context.Context, tcti string) (*TPM, error) { panic("unimplemented") }
-
-// Close releases the TPM.
-func (t *TPM) Close() error { panic("unimplemented") }
-
-// EKOptions say which endorsement key to use.
-type EKOptions struct {
-	Alg      string // "rsa" or "rsa2048", "ecc" or "ecc256", "ecc384"; empty is rsa2048
-	Handle   uint32 // of a persistent EK; zero: create it from the template that its certificate was made for
-	Password []byte // of the endorsement hierarchy
+func Open(ctx context.Context, tcti string) (*TPM, error) {
+	l, err := openLink(tcti)
+	if err != nil {
+		return nil, fmt.Errorf("open TPM: %w", err)
+	}
+	t := &TPM{link: l, turn: make(chan struct{}, 1)}
+	t.turn <- struct{}{}
+	err = t.run(ctx, "open TPM", func(c *conn) error {
+		t.nvBuffer, err = c.nvBufferSize()
+		return err
+	})
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return t, nil
 }
 
-// EK is an endorsement key of this TPM.
-type EK struct {
-	Public *tpm.Public
-	Cert   []byte   // DER as it stands in NV, padding removed; nil when the TPM has none
-	Chain  [][]byte // DER of the issuers' certificates in NV, in the order of their indices
+// Close releases the TPM. Calls that are under way fail.
+func (t *TPM) Close() error {
+	if err := t.link.Close(); err != nil {
+		return fmt.Errorf("close TPM: %w", err)
+	}
+	return nil
 }
 
-// CreateEK makes the EK available and reads its certificate.
-func (t *TPM) CreateEK(ctx context.Context, o EKOptions) (*EK, error) { panic("unimplemented") }
-
-// AKBlob is an AK outside the TPM: only the EK's TPM can load it.
-type AKBlob struct {
-	Public  []byte // TPM2B_PUBLIC
-	Private []byte // TPM2B_PRIVATE
+// Commands gives f the TPM for go-tpm commands of its own, as one operation; errors begin with what. f must flush
+// what it loads.
+func (t *TPM) Commands(ctx context.Context, what string, f func(transport.TPM) error) error {
+	return t.run(ctx, what, func(c *conn) error { return f(c) })
 }
 
-// AK is an attestation key of this TPM.
-type AK struct{ Public *tpm.Public }
-
-// CreateAK creates a restricted signing key under the EK. signScheme is "rsassa", "rsapss" or "ecdsa"; alg as in
-// EKOptions.
-func (t *TPM) CreateAK(ctx context.Context, ek *EK, hash tpm.Hash, signScheme, alg string) (AKBlob, error) {
-	panic("unimplemented")
+// run executes one operation, which may take several commands, when it is its turn. The errors that the caller
+// sees begin with what.
+func (t *TPM) run(ctx context.Context, what string, operation func(*conn) error) error {
+	select {
+	case <-t.turn:
+	case <-ctx.Done():
+		return fmt.Errorf("%s: wait for the TPM: %w", what, context.Cause(ctx))
+	}
+	defer func() { t.turn <- struct{}{} }()
+	if err := operation(&conn{ctx: ctx, link: t.link}); err != nil {
+		return fmt.Errorf("%s: %w", what, explain(err))
+	}
+	return nil
 }
 
-// LoadAK makes an AK available that CreateAK made. ErrForeignAK says that the blob is damaged or from another
-// TPM or EK.
-func (t *TPM) LoadAK(ctx context.Context, ek *EK, blob AKBlob) (*AK, error) { panic("unimplemented") }
-
-// ActivateCredential recovers the secret of a tpm2-tools credential file.
-func (t *TPM) ActivateCredential(ctx context.Context, ek *EK, ak *AK, blob []byte) ([]byte, error) {
-	panic("unimplemented")
+// explain adds what to do to the TPM's refusals that an operator can do something about.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, tpm2.TPMRCLockout):
+		return fmt.Errorf("%w: wait until it recovers, or run tpm2_dictionarylockout --clear-lockout: %w", ErrLockout, err)
+	case errors.Is(err, tpm2.TPMRCObjectMemory), errors.Is(err, tpm2.TPMRCSessionMemory), errors.Is(err, tpm2.TPMRCSessionHandles):
+		return fmt.Errorf("%w: use the kernel's resource manager, /dev/tpmrm0, or run tpm2_flushcontext -t: %w", ErrFull, err)
+	case errors.Is(err, tpm2.TPMRCInitialize):
+		return fmt.Errorf("TPM was not started (TPM2_Startup): %w", err)
+	case errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCBadAuth):
+		return fmt.Errorf("TPM refused a password; check tpm_ownerpassword: %w", err)
+	}
+	return err
 }
 
-// Quote quotes the PCRs of mask and returns them with their values. Unless dataDigest is nil, PCR 16 is first
-// reset, extended with it and added to mask.
-func (t *TPM) Quote(ctx context.Context, ak *AK, nonce []byte, mask tpm.Mask, bank tpm.Hash, dataDigest []byte) (tpm.Quote, error) {
-	panic("unimplemented")
+// conn is the TPM for the length of one operation. It implements go-tpm's transport.TPM.
+type conn struct {
+	ctx  context.Context // of this operation only
+	link link
 }
 
-// ReadPCR returns the value of one PCR.
-func (t *TPM) ReadPCR(ctx context.Context, bank tpm.Hash, pcr int) ([]byte, error) {
-	panic("unimplemented")
+// Send executes one command and repeats it for as long as the TPM asks to.
+func (c *conn) Send(command []byte) ([]byte, error) {
+	var waited time.Duration
+	for wait := firstRetry; ; wait = min(2*wait, maxRetry) {
+		if err := context.Cause(c.ctx); err != nil {
+			return nil, err
+		}
+		response, err := c.link.exchange(c.ctx, command)
+		if err != nil {
+			return nil, err
+		}
+		if len(response) < headerSize {
+			return nil, fmt.Errorf("TPM sent a response of %d bytes", len(response))
+		}
+		rc := tpm2.TPMRC(binary.BigEndian.Uint32(response[6:]))
+		if !askedToRepeat(rc) {
+			return response, nil
+		}
+		if waited += wait; waited > busyLimit {
+			return nil, fmt.Errorf("%w: it asked to repeat a command for %v: %w", ErrBusy, busyLimit, rc)
+		}
+		select {
+		case <-time.After(wait):
+		case <-c.ctx.Done():
+		}
+	}
 }
 
-// ExtendPCR extends a PCR with a digest in each bank that has one.
-func (t *TPM) ExtendPCR(ctx context.Context, pcr int, digests map[tpm.Hash][]byte) error {
-	panic("unimplemented")
+// askedToRepeat reports whether the TPM did nothing yet and will execute the same command later (part 2,
+// "TPM_RC", warnings).
+func askedToRepeat(rc tpm2.TPMRC) bool {
+	switch rc {
+	case tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCNVRate:
+		return true
+	}
+	return false
 }
 
-// ResetPCR resets a resettable PCR (16 or 23) in all banks.
-func (t *TPM) ResetPCR(ctx context.Context, pcr int) error { panic("unimplemented") }
+// flush removes an object or session from the TPM, also when the operation was cancelled.
+func (c *conn) flush(h tpm2.TPMHandle) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), cleanupTimeout)
+	defer cancel()
+	if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(&conn{ctx: ctx, link: c.link}); err != nil {
+		return fmt.Errorf("flush handle 0x%08x: %w", uint32(h), err)
+	}
+	return nil
+}
 
-// GetRandom returns n bytes from the TPM's generator.
-func (t *TPM) GetRandom(ctx context.Context, n int) ([]byte, error) { panic("unimplemented") }
+// flushing is deferred to flush a handle; a failure counts unless the operation failed already.
+func (c *conn) flushing(h tpm2.TPMHandle, err *error) {
+	if flushErr := c.flush(h); *err == nil {
+		*err = flushErr
+	}
+}
