@@ -50,4 +50,5 @@ const (
 	maxAgentData    = 64 << 10
 	maxBootLog      = 16 << 20
 	maxIdentityFile = 4 << 10
+	maxMountInfo    = 16 << 20
 )
