@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 )
 
 // readBounded reads a plain file of at most max bytes.
@@ -25,4 +27,24 @@ func readBounded(name string, max int64) ([]byte, error) {
 		err = fmt.Errorf("%s has more than %d bytes", name, max)
 	}
 	return text, err
+}
+
+// writePrivate replaces a file by one with mode 0600, whole or not at all.
+func writePrivate(name string, content []byte) error {
+	file, err := os.CreateTemp(filepath.Dir(name), ".tmp") // CreateTemp makes files with mode 0600
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	_, err = file.Write(content)
+	if err == nil {
+		err = file.Sync()
+	}
+	err = errors.Join(err, file.Close())
+	if err == nil {
+		err = os.Rename(file.Name(), name)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, errors.Join(err, os.Remove(file.Name())))
+	}
+	return nil
 }

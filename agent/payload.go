@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/rs/zerolog"
 )
@@ -18,9 +19,9 @@ const payloadIV = 16
 
 // decryptPayload opens base64(IV ‖ AES-GCM ciphertext ‖ tag) with the bootstrap key of 16 or 32 bytes.
 func decryptPayload(key []byte, text string) ([]byte, error) {
-	sealed, err := base64.StdEncoding.Strict().DecodeString(text)
+	sealed, err := decodeBase64(text)
 	if err != nil {
-		return nil, fmt.Errorf("payload is not base64: %w", err)
+		return nil, fmt.Errorf("payload: %w", err)
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -38,6 +39,14 @@ func decryptPayload(key []byte, text string) ([]byte, error) {
 		return nil, errors.New("payload does not decrypt with the derived key: it was altered or made for another key")
 	}
 	return plain, nil
+}
+
+// decodeBase64 reads base64 without the line breaks that the standard library skips.
+func decodeBase64(text string) ([]byte, error) {
+	if strings.ContainsAny(text, "\r\n") {
+		return nil, errors.New("base64 text holds a line break")
+	}
+	return base64.StdEncoding.Strict().DecodeString(text)
 }
 
 // The secure directory holds what a payload brought.

@@ -7,7 +7,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -155,9 +154,9 @@ func verifyRevocation(signer *rsa.PublicKey, n api.Notification) error {
 	if n.Signature == "" {
 		return errors.New("message is not signed")
 	}
-	signature, err := base64.StdEncoding.Strict().DecodeString(n.Signature)
+	signature, err := decodeBase64(n.Signature)
 	if err != nil {
-		return fmt.Errorf("signature is not base64: %w", err)
+		return fmt.Errorf("signature: %w", err)
 	}
 	digest := sha256.Sum256([]byte(n.Msg))
 	options := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto, Hash: crypto.SHA256}
