@@ -1,0 +1,197 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// Caps on what a peer may answer, in bytes. They protect this process's memory, not the peer's policy.
+const (
+	smallAnswer = 1 << 20   // everything but lists, policies and integrity quotes
+	largeAnswer = 128 << 20 // policies and lists of every agent; the upload cap plus its encoding
+	// quoteAnswer bounds one integrity quote: an IMA list of 64 MiB and a UEFI log of 1 MiB, with JSON's escapes.
+	quoteAnswer = 80 << 20
+)
+
+// ErrMalformed is an answer that is not the API's: no JSON envelope, results of another shape, or too large.
+var ErrMalformed = errors.New("malformed answer")
+
+// Error is an answer that says no.
+type Error struct {
+	Status      int // HTTP status
+	Message     string
+	Method, URL string // the request, without its query
+	JSON        bool   // the answer was an envelope, and Message is its status text
+}
+
+func (e *Error) Error() string {
+	msg := e.Message
+	if msg == "" {
+		msg = http.StatusText(e.Status)
+	}
+	return fmt.Sprintf("%s %s: %d %s", e.Method, e.URL, e.Status, msg)
+}
+
+// IsStatus reports whether err is an answer with that HTTP status.
+func IsStatus(err error, status int) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status == status
+}
+
+// URL makes a base URL of a host name or literal address (IPv6 too) and a port.
+func URL(scheme, host string, port int) string {
+	return scheme + "://" + net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(port))
+}
+
+// caller sends requests to one server. The http.Client decides about TLS, time-outs and connections; redirects are
+// never followed, and no Authorization header is ever sent: its presence would switch off certificate identity.
+type caller struct {
+	base string
+	http *http.Client
+}
+
+func newCaller(base string, hc *http.Client) caller {
+	if hc == nil {
+		hc = http.DefaultClient
+	}
+	own := *hc
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return caller{base: strings.TrimSuffix(base, "/"), http: &own}
+}
+
+// request is one call. Path segments are escaped by path().
+type request struct {
+	method string
+	path   string
+	query  string // as it stands on the wire
+	body   any    // nil = none
+	limit  int64  // cap on the answer; 0 = smallAnswer
+}
+
+func path(segments ...string) string {
+	var b strings.Builder
+	for _, s := range segments {
+		b.WriteByte('/')
+		b.WriteString(url.PathEscape(s))
+	}
+	return b.String()
+}
+
+// call sends one request and decodes the envelope's results into results, unless that is nil. It returns the HTTP
+// status of the answer, 0 when there was none.
+func (c caller) call(ctx context.Context, r request, results any) (int, error) {
+	var body io.Reader
+	if r.body != nil {
+		data, err := json.Marshal(r.body)
+		if err != nil {
+			return 0, fmt.Errorf("encode request: %w", err)
+		}
+		body = bytes.NewReader(data)
+	}
+	target := c.base + r.path
+	if r.query != "" {
+		target += "?" + r.query
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
+	if err != nil {
+		return 0, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	req.Header.Set("Accept", "application/json")
+	rsp, err := c.http.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer rsp.Body.Close()
+	data, err := readAnswer(rsp, r.limit)
+	if err != nil {
+		return rsp.StatusCode, fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
+	}
+	if rsp.StatusCode < 200 || rsp.StatusCode > 299 {
+		return rsp.StatusCode, answeredError(r, c.base, rsp.StatusCode, data)
+	}
+	if results == nil {
+		return rsp.StatusCode, nil
+	}
+	if err := decodeResults(data, results); err != nil {
+		return rsp.StatusCode, fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
+	}
+	return rsp.StatusCode, nil
+}
+
+func (c caller) get(ctx context.Context, path string, results any) error {
+	_, err := c.call(ctx, request{method: http.MethodGet, path: path}, results)
+	return err
+}
+
+// readAnswer reads the body up to the limit; more is ErrMalformed. Reading it whole keeps the connection warm.
+func readAnswer(rsp *http.Response, limit int64) ([]byte, error) {
+	if limit == 0 {
+		limit = smallAnswer
+	}
+	if rsp.ContentLength > limit {
+		return nil, fmt.Errorf("%w: %d bytes announced, at most %d are read", ErrMalformed, rsp.ContentLength, limit)
+	}
+	var buf bytes.Buffer
+	if rsp.ContentLength > 0 {
+		// A little more than announced, so that the reader sees the end without growing the buffer.
+		buf.Grow(int(min(rsp.ContentLength, 1<<20)) + bytes.MinRead)
+	}
+	n, err := buf.ReadFrom(io.LimitReader(rsp.Body, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if n > limit {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrMalformed, limit)
+	}
+	return buf.Bytes(), nil
+}
+
+func decodeResults(data []byte, results any) error {
+	var e struct {
+		Code    int    `json:"code"`
+		Status  string `json:"status"`
+		Results any    `json:"results"`
+	}
+	e.Results = results
+	if err := json.Unmarshal(data, &e); err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if e.Results == nil {
+		return fmt.Errorf("%w: no results", ErrMalformed)
+	}
+	return nil
+}
+
+func answeredError(r request, base string, status int, data []byte) *Error {
+	e := &Error{Status: status, Method: r.method, URL: base + r.path}
+	var env struct {
+		Status *string `json:"status"`
+		Errors []struct {
+			Detail string `json:"detail"`
+			Title  string `json:"title"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(data, &env) != nil {
+		return e
+	}
+	e.JSON = true
+	switch {
+	case env.Status != nil:
+		e.Message = *env.Status
+	case len(env.Errors) > 0:
+		e.Message = strings.TrimSpace(env.Errors[0].Title + ": " + env.Errors[0].Detail)
+	}
+	return e
+}
