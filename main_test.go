@@ -36,6 +36,7 @@ var imports = []struct {
 	{"internal/config", "", "options; knows no role's logic"},
 	{"internal/notify", "internal/api", "delivers messages; declares the outbox that it needs"},
 	{"tpm/device", "tpm", "the only package that talks to a TPM"},
+	{"internal/recorded", "", "bottom: test data"},
 	{"internal/fleet", "tpm", "software attesters: they speak as agents do"},
 	{"internal/swtpm", "tpm tpm/device internal/fleet", "a software TPM for the demo and the tests; its measurement list is written as fleet writes one"},
 	{"agent", "internal/api internal/web internal/config internal/pki internal/strictjson tpm tpm/device", "the attester holds no store and decides nothing"},
