@@ -25,9 +25,10 @@ const (
 	StateTenantFailed  OperationalState = 10
 )
 
-// Polled reports whether an agent in this state has rounds.
+// Polled reports whether an agent in this state may have rounds. One with an invalid quote has them when its failure
+// was not final.
 func (s OperationalState) Polled() bool {
-	return s != StateFailed && s != StateTerminated && s != StateInvalidQuote && s != StateTenantFailed
+	return s != StateFailed && s != StateTerminated && s != StateTenantFailed
 }
 
 // Agent is one attested machine: what the tenant enrolled, and how it fares.
