@@ -48,6 +48,7 @@ const (
 	outputGrace     = 2 * time.Second  // for children that keep the pipe open after their parent
 	maxCertificate  = 64 << 10
 	maxAgentData    = 64 << 10
+	maxKeyFile      = 64 << 10
 	maxBootLog      = 16 << 20
 	maxIdentityFile = 4 << 10
 	maxMountInfo    = 16 << 20
