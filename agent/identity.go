@@ -17,6 +17,7 @@ import (
 	"regexp"
 	"strings"
 
+	"keylime/internal/api"
 	"keylime/tpm"
 )
 
@@ -56,6 +57,9 @@ func resolveID(ctx context.Context, setting string, src idSources) (string, erro
 		if uuid, ok := parseUUID(setting); ok {
 			id = uuid
 		}
+	}
+	if err == nil && !api.ValidAgentID(id) {
+		err = fmt.Errorf("%q is no agent id: want 1 to 80 of the characters A-Z a-z 0-9 _ . -", id)
 	}
 	if err != nil {
 		return "", fmt.Errorf("agent id from uuid = %q: %w", setting, err)

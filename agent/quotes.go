@@ -8,6 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"keylime/internal/api"
 	"keylime/tpm"
 	"keylime/tpm/device"
 )
@@ -86,7 +87,7 @@ func (a *attester) checkDataPCR(ctx context.Context, ownKey string) error {
 // encAlg is the wire's name of the AK's kind in an API version: sizes are spelled out from 2.5 on.
 func encAlg(ak *tpm.Public, version string) string {
 	name := ak.EncAlg()
-	if version >= "2.5" {
+	if !api.Newer("2.5", version) {
 		return name
 	}
 	switch name {

@@ -31,6 +31,7 @@ type Error struct {
 	Message     string
 	Method, URL string // the request, without its query
 	JSON        bool   // the answer was an envelope, and Message is its status text
+	RetryAfter  string // the header of that name
 }
 
 func (e *Error) Error() string {
@@ -119,7 +120,9 @@ func (c caller) call(ctx context.Context, r request, results any) (int, error) {
 		return rsp.StatusCode, fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
 	}
 	if rsp.StatusCode < 200 || rsp.StatusCode > 299 {
-		return rsp.StatusCode, answeredError(r, c.base, rsp.StatusCode, data)
+		refused := answeredError(r, c.base, rsp.StatusCode, data)
+		refused.RetryAfter = rsp.Header.Get("Retry-After")
+		return rsp.StatusCode, refused
 	}
 	if results == nil {
 		return rsp.StatusCode, nil

@@ -19,9 +19,9 @@ type RegisterRequest struct {
 	IAKTPM     *string         `json:"iak_tpm,omitempty"`
 	IAKAttest  *string         `json:"iak_attest,omitempty"` // base64 TPMS_ATTEST
 	IAKSign    *string         `json:"iak_sign,omitempty"`   // base64 TPMT_SIGNATURE
-	IAKCert    *string         `json:"iak_cert,omitempty"`   // base64 DER
+	IAKCert    *string         `json:"iak_cert"`             // base64 DER; null when there is none, as agents send it
 	IDevIDTPM  *string         `json:"idevid_tpm,omitempty"`
-	IDevIDCert *string         `json:"idevid_cert,omitempty"`
+	IDevIDCert *string         `json:"idevid_cert"` // the same
 	IP         *string         `json:"ip,omitempty"`
 	Port       json.RawMessage `json:"port,omitempty"` // number or numeric string
 	MTLSCert   *string         `json:"mtls_cert,omitempty"`
