@@ -7,8 +7,10 @@ const (
 	maxRuntimeBytes = 128 << 20
 	// maxDepth: a runtime policy nests three levels; extra properties may nest somewhat more.
 	maxDepth = 32
-	// maxExcludeBytes bounds the automaton: a byte of pattern may take some kilobytes when compiled.
-	maxExcludeBytes = 128 << 10
+	// maxPatternBytes bounds one exclude pattern and maxExcludeBytes all of them, as translated: a class such as [\W]
+	// takes ten kilobytes. Compiled they take some tens of times as much.
+	maxPatternBytes = 128 << 10
+	maxExcludeBytes = 512 << 10
 	// maxPCRBytes: 24 PCRs with hundreds of digests each.
 	maxPCRBytes = 1 << 20
 )

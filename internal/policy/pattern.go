@@ -25,6 +25,9 @@ func translatePattern(pattern string) (string, error) {
 		if err := t.item(); err != nil {
 			return "", err
 		}
+		if t.out.Len() > maxPatternBytes {
+			return "", t.errorAt(t.pos, "too large an expression")
+		}
 	}
 	if len(t.open) > 0 {
 		return "", t.errorAt(t.open[len(t.open)-1], "missing ), unterminated group")
@@ -142,11 +145,19 @@ func (t *translator) counts() (bounds string, n int) {
 	if m == nil || m[0] == "{}" {
 		return "", 0
 	}
-	low, comma, high := m[1], m[2], m[3]
-	if low == "" {
-		low = "0"
+	low, comma, high := number(m[1]), m[2], m[3]
+	if high != "" {
+		high = number(high)
 	}
 	return "{" + low + comma + high + "}", len(m[0])
+}
+
+// number writes a count without leading zeros, which RE2 refuses.
+func number(digits string) string {
+	if digits = strings.TrimLeft(digits, "0"); digits == "" {
+		return "0"
+	}
+	return digits
 }
 
 // group takes what follows an opening parenthesis. All groups become non-capturing: nothing can refer to them.
