@@ -17,3 +17,10 @@ var (
 	ErrDamaged = errors.New("record damaged")
 	ErrClosed  = errors.New("store is closed")
 )
+
+// InUse is the ErrInUse of a policy that cannot be deleted, with an agent that uses it.
+type InUse struct{ AgentID string }
+
+func (e InUse) Error() string { return ErrInUse.Error() + " by agent " + e.AgentID }
+
+func (e InUse) Unwrap() error { return ErrInUse }

@@ -64,7 +64,7 @@ type Policies interface {
 	AddPolicy(ctx context.Context, p Policy) error
 	// UpdatePolicy replaces a policy. ErrNotFound, ErrInvalid, ErrTooLarge.
 	UpdatePolicy(ctx context.Context, p Policy) error
-	// DeletePolicy removes a policy. ErrNotFound; ErrInUse, naming an agent.
+	// DeletePolicy removes a policy. ErrNotFound; ErrInUse, as an InUse.
 	DeletePolicy(ctx context.Context, kind PolicyKind, name string) error
 }
 

@@ -122,7 +122,7 @@ func (db *DB) DeletePolicy(ctx context.Context, kind store.PolicyKind, name stri
 			return fmt.Errorf("%s policy %q: %w", kind, name, store.ErrNotFound)
 		}
 		if user, used := b.userOf(kind, name); used {
-			return fmt.Errorf("%s policy %q: %w by agent %q", kind, name, store.ErrInUse, user)
+			return fmt.Errorf("%s policy %q: %w", kind, name, store.InUse{AgentID: user})
 		}
 		b.deletePolicy(kind, name)
 		return nil
