@@ -1,0 +1,163 @@
+package web
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// Error is an answer that says no. Msg goes to the client as the envelope's status, without Msg the answer has no
+// body; Err is the cause, for the log alone.
+type Error struct {
+	Code int // HTTP status
+	Msg  string
+	Err  error
+
+	title string   // set by this package: the body is a JSON:API error instead of an envelope
+	allow []string // set by this package: the Allow header
+}
+
+func (e *Error) Error() string {
+	msg := e.Msg
+	if msg == "" {
+		msg = http.StatusText(e.Code)
+	}
+	if e.Err != nil {
+		return msg + ": " + e.Err.Error()
+	}
+	return msg
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+func tooLarge(limit int64) *Error {
+	return &Error{Code: http.StatusRequestEntityTooLarge, Msg: fmt.Sprintf("the body is larger than %d bytes", limit)}
+}
+
+// Answer is a result with a status of its own. Without a Status text it is HTTP's; 204 has no body.
+type Answer struct {
+	Code    int
+	Status  string
+	Results any
+}
+
+// Stream writes the JSON text of the results, of any size. An error breaks off the connection, so that the client
+// does not take the part for the whole.
+type Stream func(w io.Writer) error
+
+// envelope is the shape of every answer with a body.
+type envelope struct {
+	Code    int    `json:"code"`
+	Status  string `json:"status"`
+	Results any    `json:"results"`
+}
+
+// answer sends the outcome of a request, once.
+func (x *exchange) answer(result any, err error) {
+	if x.status != 0 {
+		return
+	}
+	if err != nil {
+		x.refuse(x.rate(err))
+		return
+	}
+	switch a := result.(type) {
+	case Stream:
+		x.stream(a)
+	case Answer:
+		if a.Status == "" {
+			a.Status = http.StatusText(a.Code)
+		}
+		x.send(a.Code, envelope{a.Code, a.Status, a.Results})
+	default:
+		x.send(http.StatusOK, envelope{http.StatusOK, "Success", result})
+	}
+}
+
+// rate makes an *Error of what a handler returned.
+func (x *exchange) rate(err error) *Error {
+	var e *Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, context.Canceled):
+		return &Error{Code: http.StatusServiceUnavailable, Err: err}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Error{Code: http.StatusServiceUnavailable, Msg: "the server was too busy to answer in time; try again", Err: err}
+	}
+	return &Error{Code: http.StatusInternalServerError, Msg: "internal error; the server's log has the cause under request id " + x.id, Err: err}
+}
+
+func (x *exchange) refuse(e *Error) {
+	x.cause = e
+	if len(e.allow) > 0 {
+		x.w.Header().Set("Allow", strings.Join(e.allow, ", "))
+	}
+	switch {
+	case e.title != "":
+		type item struct {
+			Status string `json:"status"`
+			Title  string `json:"title"`
+			Detail string `json:"detail"`
+		}
+		x.write(e.Code, map[string][]item{"errors": {{fmt.Sprint(e.Code), e.title, e.Msg}}}, false)
+	case e.Msg == "":
+		x.status = e.Code
+		x.w.WriteHeader(e.Code)
+	default:
+		x.send(e.Code, envelope{e.Code, e.Msg, nil})
+	}
+}
+
+func (x *exchange) send(code int, e envelope) {
+	if code == http.StatusNoContent {
+		x.status = code
+		x.w.WriteHeader(code)
+		return
+	}
+	if e.Results == nil {
+		e.Results = struct{}{}
+	}
+	x.write(code, e, x.rt.opts.Indent)
+}
+
+func (x *exchange) write(code int, body any, indent bool) {
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false)
+	if indent {
+		enc.SetIndent("", "    ")
+	}
+	if err := enc.Encode(body); err != nil {
+		x.status, x.cause = http.StatusInternalServerError, fmt.Errorf("encode the answer: %w", err)
+		x.w.WriteHeader(x.status)
+		return
+	}
+	x.status = code
+	x.w.Header().Set("Content-Type", "application/json")
+	x.w.WriteHeader(code)
+	// An error means that the client is gone; nobody is left to tell.
+	_, _ = x.w.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n")))
+}
+
+func (x *exchange) stream(s Stream) {
+	x.status = http.StatusOK
+	x.w.Header().Set("Content-Type", "application/json")
+	out := bufio.NewWriterSize(x.w, 16<<10)
+	_, _ = out.WriteString(`{"code":200,"status":"Success","results":`)
+	err := s(out)
+	if err == nil {
+		_ = out.WriteByte('}')
+		err = out.Flush()
+	}
+	if err != nil {
+		x.cause = fmt.Errorf("break off the answer: %w", err)
+		panic(http.ErrAbortHandler)
+	}
+}
