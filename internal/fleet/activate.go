@@ -68,7 +68,7 @@ func (t *SoftTPM) decapsulate(h crypto.Hash, encSecret []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		ownX := ek.X.FillBytes(make([]byte, fieldBytes(&ek.PublicKey)))
+		ownX, _ := coordinates(own.PublicKey().Bytes())
 		return tpm2.KDFe(h, z, label, point.X.Buffer, ownX, h.Size()*8), nil
 	}
 	return nil, fmt.Errorf("no decryption with a %T", t.ek)

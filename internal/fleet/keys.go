@@ -14,7 +14,7 @@ import (
 )
 
 // ekArea is the TPM2B_PUBLIC of an endorsement key: the TCG's default template with this key in it.
-func ekArea(key crypto.PublicKey) []byte {
+func ekArea(key crypto.PublicKey) ([]byte, error) {
 	area := tpm2.RSAEKTemplate
 	if k, ok := key.(*ecdsa.PublicKey); ok {
 		area = tpm2.ECCEKTemplate
@@ -26,8 +26,12 @@ func ekArea(key crypto.PublicKey) []byte {
 			Symmetric: aes128(), KeyBits: tpm2.TPMKeyBits(key.(*rsa.PublicKey).N.BitLen()),
 		})
 	}
-	area.Unique = uniqueOf(key)
-	return tpm2.Marshal(tpm2.New2B(area))
+	unique, err := uniqueOf(key)
+	if err != nil {
+		return nil, err
+	}
+	area.Unique = unique
+	return tpm2.Marshal(tpm2.New2B(area)), nil
 }
 
 func aes128() tpm2.TPMTSymDefObject {
@@ -41,7 +45,11 @@ func aes128() tpm2.TPMTSymDefObject {
 // akArea is the TPM2B_PUBLIC of a signing key.
 func akArea(key crypto.PublicKey, m Model) ([]byte, error) {
 	hash := tpm2.TPMAlgID(m.Hash)
-	area := tpm2.TPMTPublic{NameAlg: hash, Unique: uniqueOf(key)}
+	unique, err := uniqueOf(key)
+	if err != nil {
+		return nil, err
+	}
+	area := tpm2.TPMTPublic{NameAlg: hash, Unique: unique}
 	attributes, err := tpm2.Unmarshal[tpm2.TPMAObject](binary.BigEndian.AppendUint32(nil, m.Attributes))
 	if err != nil {
 		return nil, fmt.Errorf("attributes 0x%08x: %w", m.Attributes, err)
@@ -49,6 +57,9 @@ func akArea(key crypto.PublicKey, m Model) ([]byte, error) {
 	area.ObjectAttributes = *attributes
 	switch k := key.(type) {
 	case *rsa.PublicKey:
+		if m.Sign != "rsassa" && m.Sign != "rsapss" {
+			return nil, fmt.Errorf("an RSA key does not sign with %q", m.Sign)
+		}
 		area.Type = tpm2.TPMAlgRSA
 		scheme := tpm2.NewTPMUAsymScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSigSchemeRSASSA{HashAlg: hash})
 		if m.Sign == "rsapss" {
@@ -59,6 +70,9 @@ func akArea(key crypto.PublicKey, m Model) ([]byte, error) {
 			KeyBits: tpm2.TPMKeyBits(k.N.BitLen()),
 		})
 	case *ecdsa.PublicKey:
+		if m.Sign != "ecdsa" {
+			return nil, fmt.Errorf("an ECC key does not sign with %q", m.Sign)
+		}
 		area.Type = tpm2.TPMAlgECC
 		area.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
 			Scheme: tpm2.TPMTECCScheme{
@@ -71,16 +85,25 @@ func akArea(key crypto.PublicKey, m Model) ([]byte, error) {
 	return tpm2.Marshal(tpm2.New2B(area)), nil
 }
 
-func uniqueOf(key crypto.PublicKey) tpm2.TPMUPublicID {
+func uniqueOf(key crypto.PublicKey) (tpm2.TPMUPublicID, error) {
 	if k, ok := key.(*rsa.PublicKey); ok {
-		return tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.Bytes()})
+		return tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.Bytes()}), nil
 	}
-	k := key.(*ecdsa.PublicKey)
-	width := fieldBytes(k)
+	point, err := key.(*ecdsa.PublicKey).Bytes()
+	if err != nil {
+		return tpm2.TPMUPublicID{}, err
+	}
+	x, y := coordinates(point)
 	return tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-		X: tpm2.TPM2BECCParameter{Buffer: k.X.FillBytes(make([]byte, width))},
-		Y: tpm2.TPM2BECCParameter{Buffer: k.Y.FillBytes(make([]byte, width))},
-	})
+		X: tpm2.TPM2BECCParameter{Buffer: x},
+		Y: tpm2.TPM2BECCParameter{Buffer: y},
+	}), nil
+}
+
+// coordinates splits an uncompressed point (SEC 1, 2.3.3).
+func coordinates(point []byte) (x, y []byte) {
+	width := (len(point) - 1) / 2
+	return point[1 : 1+width], point[1+width:]
 }
 
 func fieldBytes(k *ecdsa.PublicKey) int { return (k.Curve.Params().BitSize + 7) / 8 }
@@ -126,7 +149,7 @@ func (t *SoftTPM) SignAttest(raw []byte) ([]byte, error) {
 	default:
 		var opts crypto.SignerOpts = t.hash.Crypto()
 		if t.scheme == tpm2.TPMAlgRSAPSS {
-			opts = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: t.hash.Crypto()}
+			opts = &rsa.PSSOptions{SaltLength: t.salt, Hash: t.hash.Crypto()}
 		}
 		sig, err := k.Sign(t.rand, digest, opts)
 		if err != nil {

@@ -37,6 +37,7 @@ type Model struct {
 	Sign       string   // "rsassa" (default), "rsapss"; "ecdsa" for ECC
 	Hash       tpm.Hash // of the AK's name and scheme; default SHA-256
 	Attributes uint32   // of the AK; default AKAttributes
+	Salt       int      // bytes of an RSAPSS salt; default the digest's, as today's TPMs have it
 }
 
 // SoftTPM holds the keys and registers of one attester. It is safe for concurrent use; commands run one at a
@@ -50,6 +51,7 @@ type SoftTPM struct {
 	akName   []byte
 	scheme   tpm2.TPMAlgID
 	hash     tpm.Hash
+	salt     int
 	pcrs     map[tpm.Hash]*[pcrCount][]byte
 	clock    tpm.Clock
 }
@@ -66,6 +68,7 @@ func Build(rand io.Reader, m Model) (*SoftTPM, error) {
 	t := &SoftTPM{
 		rand:  rand,
 		hash:  m.Hash,
+		salt:  m.Salt,
 		clock: tpm.Clock{Clock: 1, ResetCount: 1, Safe: true},
 	}
 	var err error
@@ -75,7 +78,9 @@ func Build(rand io.Reader, m Model) (*SoftTPM, error) {
 	if t.ak, err = generate(rand, m.Alg); err != nil {
 		return nil, fmt.Errorf("make AK: %w", err)
 	}
-	t.ekPublic = ekArea(t.ek.Public())
+	if t.ekPublic, err = ekArea(t.ek.Public()); err != nil {
+		return nil, fmt.Errorf("make EK: %w", err)
+	}
 	area, err := akArea(t.ak.Public(), m)
 	if err != nil {
 		return nil, fmt.Errorf("make AK: %w", err)
@@ -101,6 +106,9 @@ func (m Model) withDefaults() Model {
 	}
 	if m.Hash == 0 {
 		m.Hash = tpm.SHA256
+	}
+	if m.Salt == 0 {
+		m.Salt = m.Hash.Size()
 	}
 	if m.Attributes == 0 {
 		m.Attributes = AKAttributes
