@@ -45,3 +45,20 @@ func (c CA) Options() pki.CAOptions {
 		Organization: c.Organization, OrgUnit: c.OrgUnit, Lifetime: c.CALifetime, LeafLifetime: c.CertLifetime, Bits: c.Bits, CRLURL: c.CRLDist,
 	}
 }
+
+func (c *CA) finish() (warnings []string, errs []error) {
+	for name, ok := range map[string]bool{
+		"password":         c.Password != "",
+		"cert_ca_name":     c.CommonName != "",
+		"cert_ca_lifetime": c.CALifetime > 0,
+		"cert_lifetime":    c.CertLifetime > 0,
+	} {
+		if !ok {
+			errs = append(errs, optionError(name, "must not be empty or zero"))
+		}
+	}
+	if c.Password == "default" {
+		warnings = append(warnings, "option password of [ca] is the word default: the keystore private.yml is protected by its file mode alone")
+	}
+	return warnings, errs
+}

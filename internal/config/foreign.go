@@ -1,5 +1,7 @@
 package config
 
+import "strings"
+
 // ignored is an option that has no effect here by design.
 func ignored(def string) value { return &foreignValue{def: def, text: def} }
 
@@ -23,6 +25,11 @@ func (v *foreignValue) set(raw any) error {
 	}
 	v.text = s
 	return nil
+}
+
+// isDefault reports whether the option asks for nothing but the default; spelling does not count.
+func (v *foreignValue) isDefault() bool {
+	return v.text == "" || strings.EqualFold(v.text, v.def)
 }
 
 func (v *foreignValue) toml() string { return quote(v.text) }

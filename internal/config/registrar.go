@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Registrar configures the registrar. Paths are absolute once loaded.
 type Registrar struct {
@@ -25,7 +28,7 @@ type Registrar struct {
 func (r *Registrar) options() []option {
 	return concat([]option{
 		{"version", ignored("2.6"), "schema version of the file; informational"},
-		{"ip", text(&r.IP, "127.0.0.1"), "address or host name to listen on, for both ports"},
+		{"ip", address(&r.IP, "127.0.0.1"), "address or host name to listen on, for both ports"},
 		{"port", integer(&r.Port, 8890, 0, 65535), "port of the plain HTTP listener: version, registration, activation"},
 		{"tls_port", integer(&r.TLSPort, 8891, 0, 65535), "port of the HTTPS listener"},
 		{"store", text(&r.Store, "registrar.db"), "database file; a relative path is under KEYLIME_DIR"},
@@ -40,4 +43,21 @@ func (r *Registrar) options() []option {
 		{"authorization_provider", unsupported("simple"), "only simple: an administrator is whoever has a client certificate of trusted_client_ca"},
 		{"max_workers", ignored("16"), "worker processes; this registrar is one process"},
 	}, databaseOptions(), archiveOptions("ek_tpm,aik_tpm,ekcert"))
+}
+
+func (r *Registrar) finish(dir, certStore string) ([]string, []error) {
+	r.KeylimeDir = dir
+	r.Store = under(dir, r.Store)
+	r.TPMCertStore = under(dir, certStore)
+	return r.TLS.finish(dir, "reg_ca", true)
+}
+
+// tenantStore reads the one option of the tenant that the registrar needs.
+func tenantStore(src Sources) (string, error) {
+	src.Flags = nil // they are the registrar's
+	var t Tenant
+	if _, err := load(src, "tenant", t.options(), nil); err != nil {
+		return "", fmt.Errorf("tpm_cert_store is read from the tenant's configuration: %w", err)
+	}
+	return t.TPMCertStore, nil
 }

@@ -15,3 +15,16 @@ func (s *Server) options() []option {
 		{"store", text(&s.Store, "keylime.db"), "database file of `keylime server`; a relative path is under the working directory"},
 	}
 }
+
+// finish makes paths absolute. dir is KEYLIME_DIR.
+func (s *Server) finish(dir string) []error {
+	if dir != "" {
+		s.KeylimeDir = dir
+	}
+	abs, err := absoluteDir("keylime_dir", s.KeylimeDir)
+	if err != nil {
+		return []error{err}
+	}
+	s.KeylimeDir, s.Store = abs, under(abs, s.Store)
+	return nil
+}

@@ -233,23 +233,23 @@ func (v *listValue) set(raw any) error {
 			array, _ := parsed.([]any)
 			return v.setArray(array)
 		}
-		if !bareBrackets(s) {
+		if !bareBrackets(s, v.spaces) {
 			return err
 		}
 		s = s[1 : len(s)-1]
 	}
-	*v.p = splitWords(trimQuotes(s), v.spaces)
+	*v.p = splitWords(unquoteWhole(s), v.spaces)
 	return nil
 }
 
 func (v *listValue) setArray(array []any) error {
-	out := make([]string, len(array))
+	var out []string // nil when empty, whatever the source
 	for i, x := range array {
 		s, ok := x.(string)
 		if !ok {
 			return fmt.Errorf("item %d is not a string", i+1)
 		}
-		out[i] = strings.TrimSpace(s)
+		out = append(out, strings.TrimSpace(s))
 	}
 	*v.p = out
 	return nil
@@ -321,6 +321,14 @@ func scalarText(raw any) (string, error) {
 		return strconv.FormatBool(x), nil
 	}
 	return "", fmt.Errorf("a list or table stands here")
+}
+
+// unquoteWhole removes quotes that enclose a whole list.
+func unquoteWhole(s string) string {
+	if n := len(s); n >= 2 && (s[0] == '"' || s[0] == '\'') && s[n-1] == s[0] && strings.Count(s, s[:1]) == 2 {
+		return s[1 : n-1]
+	}
+	return s
 }
 
 func trimQuotes(s string) string { return strings.Trim(s, "\" \t\r\n") }

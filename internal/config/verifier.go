@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"errors"
+	"regexp"
+	"time"
+)
 
 // Verifier configures the verifier. Paths are absolute once loaded.
 type Verifier struct {
@@ -51,12 +55,12 @@ func (v *Verifier) options() []option {
 	return concat([]option{
 		{"version", ignored("2.6"), "schema version of the file; informational"},
 		{"uuid", text(&v.UUID, "default"), "identity of this verifier; an agent belongs to the verifier of that name"},
-		{"ip", text(&v.IP, "127.0.0.1"), "address or host name to listen on"},
+		{"ip", address(&v.IP, "127.0.0.1"), "address or host name to listen on"},
 		{"port", integer(&v.Port, 8881, 0, 65535), "port of the HTTPS listener"},
 		{"registrar_ip", ignored("127.0.0.1"), "read by nothing"},
 		{"registrar_port", ignored("8891"), "read by nothing"},
 		{"store", text(&v.Store, "verifier.db"), "database file; a relative path is under KEYLIME_DIR"},
-		{"enable_agent_mtls", boolean(&v.EnableAgentMTLS, true), "contact agents over mutual TLS;"},
+		{"enable_agent_mtls", boolean(&v.EnableAgentMTLS, true), "contact agents over mutual TLS"},
 	}, v.TLS.dirOption("generate"), v.TLS.serverOptions(), v.TLS.clientOptions(), []option{
 		{"quote_interval", seconds(&v.QuoteInterval, 2*time.Second), "pause between two attestations of one agent, in seconds; 0 = none"},
 		{"request_timeout", seconds(&v.RequestTimeout, 60*time.Second), "limit for one request to an agent or webhook, in seconds"},
@@ -71,9 +75,9 @@ func (v *Verifier) options() []option {
 		{"severity_policy", severityRules(&v.SeverityPolicy, SeverityRule{".*", "emergency"}), "severity by event id; the first rule whose expression matches the whole id wins, and no match is the most severe"},
 		{"ignore_tomtou_errors", boolean(&v.IgnoreToMToUErrors, false), "what an IMA violation (file changed while measured) does: false tolerates it, true adds a failure, as Keylime has always read this option"},
 		{"revocations.enabled_revocation_notifications", list(&v.Revocations.Enabled, "agent"), "who is told of a failed agent: agent, webhook, zeromq"},
-		{"revocations.zmq_ip", text(&v.Revocations.ZMQIP, "127.0.0.1"), "address that the ZeroMQ publisher listens on"},
+		{"revocations.zmq_ip", address(&v.Revocations.ZMQIP, "127.0.0.1"), "address that the ZeroMQ publisher listens on"},
 		{"revocations.zmq_port", integer(&v.Revocations.ZMQPort, 8992, 0, 65535), "port that the ZeroMQ publisher listens on"},
-		{"revocations.webhook_url", text(&v.Revocations.WebhookURL, ""), "where revocation messages are POSTed; empty = nowhere"},
+		{"revocations.webhook_url", webURL(&v.Revocations.WebhookURL), "where revocation messages are POSTed; empty = nowhere"},
 	}, v.laterOptions())
 }
 
@@ -99,4 +103,32 @@ func (v *Verifier) laterOptions() []option {
 		{"extend_token_on_attestation", later("True"), "push: an attestation extends the session"},
 		{"auto_recover_attestation_failures", unsupported("False"), "push: a failed agent may pass again by itself"},
 	}, databaseOptions(), archiveOptions(""))
+}
+
+// notifiers are the channels of enabled_revocation_notifications.
+var notifiers = []string{"agent", "webhook", "zeromq"}
+
+func (v *Verifier) finish(dir string) (warnings []string, errs []error) {
+	v.KeylimeDir = dir
+	v.Store = under(dir, v.Store)
+	warnings, errs = v.TLS.finish(dir, "cv_ca", true)
+	if v.UUID == "" {
+		errs = append(errs, optionError("uuid", "must not be empty"))
+	}
+	errs = append(errs, subset("revocations.enabled_revocation_notifications", v.Revocations.Enabled, notifiers))
+	return warnings, append(errs, v.checkSeverities())
+}
+
+func (v *Verifier) checkSeverities() error {
+	if len(v.SeverityLabels) == 0 {
+		return optionError("severity_labels", "must name at least one label")
+	}
+	var errs []error
+	for _, rule := range v.SeverityPolicy {
+		if _, err := regexp.Compile(rule.EventID); err != nil {
+			errs = append(errs, optionError("severity_policy", "event_id %q: %w", rule.EventID, err))
+		}
+		errs = append(errs, subset("severity_policy", []string{rule.SeverityLabel}, v.SeverityLabels))
+	}
+	return errors.Join(errs...)
 }

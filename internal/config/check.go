@@ -1,0 +1,127 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// optionError names the option that an error is about.
+func optionError(name, format string, args ...any) error {
+	return fmt.Errorf("option %s: %w", name, fmt.Errorf(format, args...))
+}
+
+// under makes a path absolute below a directory; an absolute path stays.
+func under(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, path)
+}
+
+// absoluteDir makes the working directory absolute, whatever directory the program was started in.
+func absoluteDir(name, dir string) (string, error) {
+	if dir == "" {
+		return "", optionError(name, "must not be empty")
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", optionError(name, "%w", err)
+	}
+	return abs, nil
+}
+
+// address holds an IPv4 or IPv6 address or a host name (RFC 1123); brackets around an address are removed.
+func address(p *string, def string) value {
+	*p = def
+	return &addressValue{p}
+}
+
+type addressValue struct{ p *string }
+
+var hostLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+
+func (v *addressValue) set(raw any) error {
+	s, err := scalarText(raw)
+	if err != nil {
+		return err
+	}
+	bare := s
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		bare = s[1 : len(s)-1]
+	}
+	if _, err := netip.ParseAddr(bare); err == nil {
+		*v.p = bare
+		return nil
+	}
+	labels := strings.Split(strings.TrimSuffix(s, "."), ".")
+	last := labels[len(labels)-1]
+	numeric := strings.Trim(last, "0123456789") == "" // such as 1.2.3: an address with a mistake
+	if len(s) > 253 || numeric || slices.ContainsFunc(labels, func(l string) bool { return !hostLabel.MatchString(l) }) {
+		return fmt.Errorf("%q is neither", s)
+	}
+	*v.p = s
+	return nil
+}
+
+func (v *addressValue) toml() string { return quote(*v.p) }
+func (v *addressValue) form() string { return "an IP address or host name" }
+
+// webURL holds an absolute http or https URL, or nothing.
+func webURL(p *string) value {
+	*p = ""
+	return &urlValue{p}
+}
+
+type urlValue struct{ p *string }
+
+func (v *urlValue) set(raw any) error {
+	s, err := scalarText(raw)
+	if err != nil {
+		return err
+	}
+	if s != "" {
+		u, err := url.Parse(s)
+		if err != nil {
+			return fmt.Errorf("%q is none", s)
+		}
+		if (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
+			return fmt.Errorf("%q has no host or another scheme", s)
+		}
+	}
+	*v.p = s
+	return nil
+}
+
+func (v *urlValue) toml() string { return quote(*v.p) }
+func (v *urlValue) form() string { return "an http or https URL, or nothing" }
+
+// subset checks that a list has only known items.
+func subset(name string, items, known []string) error {
+	for _, item := range items {
+		if !slices.Contains(known, item) {
+			return optionError(name, "%q is not one of %s%s", item, strings.Join(known, ", "), suggest(item, known))
+		}
+	}
+	return nil
+}
+
+// exposed reports whether others than its owner can read a file, its directory considered.
+func exposed(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	mode := info.Mode().Perm()
+	dir, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return mode&0o066 != 0
+	}
+	way := dir.Mode().Perm()
+	return mode&0o060 != 0 && way&0o010 != 0 || mode&0o006 != 0 && way&0o001 != 0
+}
