@@ -6,4 +6,62 @@ import "time"
 const (
 	// maxRetryDelay bounds interval^n: an agent that comes back is noticed within it.
 	maxRetryDelay = 10 * time.Minute
+
+	// dialTimeout bounds the TCP connection and, again, the TLS handshake. A machine that needs longer is as good
+	// as unreachable, and the round's own deadline is for the quote.
+	dialTimeout = 10 * time.Second
+	// maxIdleConns is how many warm connections are kept, at some 20 KiB each.
+	maxIdleConns = 16384
+	// maxSessions is how many agents can resume TLS without a full handshake.
+	maxSessions = 8192
+	// largeAnswer is what an agent may send without waiting: a quote and 5,000 new IMA entries.
+	largeAnswer = 1 << 20
+	// commitTimeout bounds the writes that end a round or a delivery, the stopping verifier's too.
+	commitTimeout = 10 * time.Second
+	// leaseMargin is by how much a lease outlives the work that it is for.
+	leaseMargin = 10 * time.Second
+	// minIdleConn is how long a warm connection is kept at least.
+	minIdleConn = 30 * time.Second
+	// minPutBack keeps trouble of our own from turning into a busy loop.
+	minPutBack = time.Second
+	// maxTransportKey is twice the PEM text of an RSA-8192 key.
+	maxTransportKey = 4 << 10
+
+	// Enrolment. These texts are repeated in revocation messages, twice quoted: together they stay below
+	// store.MaxMessage however many of their characters need escapes.
+	maxOpaqueText    = 32 << 10
+	maxContext       = 16 << 10
+	maxKeyring       = 256 << 10
+	maxHostName      = 255
+	maxAlgorithms    = 32
+	maxAlgorithmName = 32
+	// maxJSONDepth is more than any request nests.
+	maxJSONDepth = 16
+
+	// Deliveries. deliveryTimeout bounds one attempt, a broadcast to many agents included.
+	deliveryTimeout = 2 * time.Minute
+	tellTimeout     = 15 * time.Second
+	// maxWebhookAttempts is not the limit in practice: the message's lifetime is.
+	maxWebhookAttempts = 1000
+	maxDeliveries      = 32
+	maxBroadcasts      = 4
+	broadcastWidth     = 16
+	// listPage is how many agents are read at a time.
+	listPage = 256
+
+	// The scheduler looks at least every maxIdle, for what other processes wrote or left, and at most every minIdle.
+	maxIdle = time.Second
+	minIdle = 2 * time.Millisecond
+	// storeRetry is the pause after the store failed.
+	storeRetry = time.Second
+	// claimBatch is how much is claimed in one transaction.
+	claimBatch = 256
+
+	// policyIdle is how long a compiled policy that nobody asks for is kept: longer than any usual quote_interval.
+	policyIdle = 10 * time.Minute
+	// maxLargeAnswers are read at a time beyond that. With the client's cap of an answer this bounds the memory.
+	maxLargeAnswers = 16
 )
+
+// mtlsDisabled stands in place of a certificate for agents that serve plain HTTP.
+const mtlsDisabled = "disabled"

@@ -193,6 +193,9 @@ type VerifierAgent struct {
 	// RuntimePolicyName and RuntimePolicyDigest are ours: which policy, in which version, judged the last round.
 	RuntimePolicyName   string `json:"runtime_policy_name,omitempty"`
 	RuntimePolicyDigest string `json:"runtime_policy_digest,omitempty"`
+	// Appraises is ours: what evidence is judged by beside the quote itself, of "tpm_policy" and "runtime_policy". An
+	// empty list means that the agent proves its identity and nothing else.
+	Appraises []string `json:"appraises"`
 }
 
 // VerifierAgents is GET /v2.x/agents at the verifier: an array of one-element arrays.

@@ -1,0 +1,130 @@
+package verifier
+
+import (
+	"context"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// scheduler claims what is due, runs it, and sleeps until the next thing is: rounds of agents and deliveries of
+// messages alike. One goroutine looks; each job has its own, and their number is bounded. An idle agent costs
+// nothing but its place in the store.
+type scheduler struct {
+	feeds []*feed
+	log   zerolog.Logger
+	kick  chan struct{} // capacity 1: look again now
+	looks atomic.Int64  // when the next look is, Unix nanoseconds
+}
+
+// feed is one kind of work.
+type feed struct {
+	name  string
+	slots chan struct{} // one taken by each job under way
+	// claim leases up to max jobs that are due. A job returns when something is due because of it, if it knows.
+	claim func(ctx context.Context, now time.Time, max int) ([]job, error)
+	// due is when the next job is due; false when there is none or nobody knows.
+	due func(ctx context.Context) (time.Time, bool, error)
+
+	starved atomic.Bool // work was left because no slot was free
+}
+
+type job func(ctx context.Context) (due time.Time, ok bool)
+
+func newScheduler(log zerolog.Logger, feeds ...*feed) *scheduler {
+	return &scheduler{feeds: feeds, log: log, kick: make(chan struct{}, 1)}
+}
+
+// wake has the scheduler look soon. It never blocks.
+func (s *scheduler) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// run works until ctx ends. Then nothing new is begun; jobs under way get drain to finish before their contexts
+// are cancelled with errStopping, and run returns when the last one has.
+func (s *scheduler) run(ctx context.Context, drain time.Duration) {
+	jobs, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for ctx.Err() == nil {
+		wait := s.look(ctx, jobs, &wg)
+		// Looking costs a transaction: what becomes due within a moment is looked for together.
+		pause(ctx, minIdle, nil)
+		pause(ctx, wait-minIdle, s.kick)
+	}
+	stop := time.AfterFunc(drain, func() { cancel(errStopping) })
+	defer stop.Stop()
+	wg.Wait()
+}
+
+// pause waits for d, the end of ctx or a wake-up.
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-wake:
+	}
+}
+
+// look starts what is due and returns how long there is nothing more to do.
+func (s *scheduler) look(ctx, jobs context.Context, wg *sync.WaitGroup) time.Duration {
+	s.looks.Store(math.MaxInt64) // whatever becomes due while we look may be missed
+	wait := maxIdle
+	for _, f := range s.feeds {
+		w, err := s.serve(ctx, jobs, f, wg)
+		if err != nil && ctx.Err() == nil {
+			s.log.Error().Err(err).Str("work", f.name).Msg("Store does not say what is due; trying again")
+			w = storeRetry
+		}
+		wait = min(wait, w)
+	}
+	s.looks.Store(time.Now().Add(wait).UnixNano())
+	return wait
+}
+
+// serve starts the jobs of one feed that are due, as far as there are slots, and returns how long none will be.
+func (s *scheduler) serve(ctx, jobs context.Context, f *feed, wg *sync.WaitGroup) (time.Duration, error) {
+	for {
+		free := min(cap(f.slots)-len(f.slots), claimBatch)
+		if free == 0 {
+			f.starved.Store(true)
+			if len(f.slots) == cap(f.slots) {
+				return maxIdle, nil // the end of a job wakes us
+			}
+			continue
+		}
+		batch, err := f.claim(ctx, time.Now().UTC(), free)
+		if err != nil {
+			return storeRetry, err
+		}
+		for _, j := range batch {
+			f.slots <- struct{}{} // does not block: nobody else takes slots
+			wg.Go(func() { s.finish(jobs, f, j) })
+		}
+		if len(batch) == free {
+			continue
+		}
+		due, ok, err := f.due(ctx)
+		if err != nil || !ok {
+			return maxIdle, err
+		}
+		return time.Until(due), nil
+	}
+}
+
+// finish runs a job, frees its slot, and wakes the scheduler when there is a reason to look before it would.
+func (s *scheduler) finish(ctx context.Context, f *feed, j job) {
+	due, ok := j(ctx)
+	<-f.slots
+	if f.starved.Swap(false) || ok && due.UnixNano() < s.looks.Load() {
+		s.wake()
+	}
+}
