@@ -25,7 +25,7 @@ func Time(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 // Check returns ErrInvalid or ErrTooLarge, wrapped, when r cannot be kept.
 func (r Registration) Check() error {
 	n := tally{}
-	n.text(r.ID, r.IP, r.MTLSCert, r.Challenge)
+	n.text(r.IP, r.MTLSCert, r.Challenge)
 	i := r.Identity
 	n.data(i.EKTPM, i.AIKTPM, i.EKCert, i.IAKTPM, i.IDevIDTPM, i.IAKCert, i.IDevIDCert)
 	n.data(i.EKChain...)
@@ -91,6 +91,8 @@ func checkID(id string) error {
 		return fmt.Errorf("empty agent id: %w", ErrInvalid)
 	case len(id) > MaxID:
 		return fmt.Errorf("agent id: %w (%d bytes of at most %d)", ErrTooLarge, len(id), MaxID)
+	case !utf8.ValidString(id):
+		return fmt.Errorf("agent id %q is not UTF-8: %w", id, ErrInvalid)
 	}
 	return nil
 }

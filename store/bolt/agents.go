@@ -153,7 +153,7 @@ func (x *index) records(ctx context.Context, ids []string) ([]draft, error) {
 // complete reads the enrolments that memory does not keep. It leaves out agents that were deleted meanwhile, and
 // those whose enrolment has been damaged since.
 func (db *DB) complete(ctx context.Context, drafts []draft) ([]store.Agent, error) {
-	agents := make([]store.Agent, 0, len(drafts))
+	var agents []store.Agent
 	if !slices.ContainsFunc(drafts, func(d draft) bool { return d.inFile }) {
 		for _, d := range drafts {
 			agents = append(agents, d.Agent)

@@ -20,10 +20,10 @@ func (db *DB) Claim(ctx context.Context, verifierID, owner string, now time.Time
 	if err != nil {
 		return nil, err // those leases run out
 	}
-	claimed := make([]store.Lease, len(agents))
-	for i, a := range agents {
+	var claimed []store.Lease
+	for _, a := range agents {
 		l := leases[a.ID]
-		claimed[i] = store.Lease{Agent: a, Owner: owner, Epoch: l.epoch, Expires: l.expires}
+		claimed = append(claimed, store.Lease{Agent: a, Owner: owner, Epoch: l.epoch, Expires: l.expires})
 	}
 	return claimed, nil
 }

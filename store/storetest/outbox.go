@@ -1,0 +1,94 @@
+package storetest
+
+import (
+	"strings"
+	"testing"
+
+	"keylime/store"
+)
+
+// commitEvents lets the agent, enrolled for this, pass a round that leaves the events behind.
+func (b *rig) commitEvents(id string, events ...store.Event) {
+	b.Helper()
+	a := agent(id)
+	a.Spec.VerifierID = "verifier of " + id
+	b.ok(b.AddAgent(b.ctx, a))
+	leases := must[[]store.Lease](b)(b.Claim(b.ctx, a.Spec.VerifierID, owner, at(0), 1, ttl))
+	r := passed(leases[0], at(1e6))
+	r.Events = events
+	b.ok(b.Commit(b.ctx, leases[0], r, at(0)))
+}
+
+func event(message string, due int) store.Event {
+	return store.Event{Channel: "webhook", Message: []byte(message), Created: t0, Due: at(due)}
+}
+
+// claimEvents returns the messages of those that are claimed.
+func (b *rig) claimEvents(now, max int) string {
+	b.Helper()
+	var messages []string
+	for _, e := range must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(now), max, ttl)) {
+		messages = append(messages, string(e.Message))
+	}
+	return strings.Join(messages, " ")
+}
+
+func testOutbox(t *testing.T, fresh func(testing.TB) Opener) {
+	t.Run("events are claimed when due, earliest first, then in order", func(t *testing.T) {
+		b := start(t, fresh)
+		b.commitEvents("a", event("one", 0), event("late", 5), event("two", 0), event("early", -1))
+		b.same(b.claimEvents(0, 2), "early one")
+		b.same(b.claimEvents(0, 0), "")
+		b.same(b.claimEvents(0, 10), "two")
+		b.same(b.claimEvents(4, 10), "")
+		b.same(b.claimEvents(5, 10), "late")
+		b.same(b.claimEvents(59, 10), "")
+		b.same(b.claimEvents(60, 10), "early one two") // the leases are over
+	})
+
+	t.Run("an event says what was committed", func(t *testing.T) {
+		b := start(t, fresh)
+		sent := store.Event{Channel: "agent", Target: "b", Message: []byte{0, 0xff}, Created: at(-1), Due: at(-1), Attempts: 2,
+			AgentID: "set by the store", ID: 77}
+		b.commitEvents("a", sent)
+		got := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(0), 1, ttl))[0]
+		want := sent
+		want.ID, want.AgentID, want.Lease = got.ID, "a", at(60)
+		b.same(got, want)
+	})
+
+	t.Run("finished once, retried later", func(t *testing.T) {
+		b := start(t, fresh)
+		b.commitEvents("a", event("one", 0), event("two", 0))
+		claimed := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(0), 10, ttl))
+		b.ok(b.FinishEvent(b.ctx, claimed[0].ID))
+		b.is(b.FinishEvent(b.ctx, claimed[0].ID), store.ErrNotFound)
+		b.is(b.RetryEvent(b.ctx, claimed[0].ID, 1, at(1)), store.ErrNotFound)
+		b.ok(b.RetryEvent(b.ctx, claimed[1].ID, 3, at(10)))
+		b.same(b.claimEvents(9, 10), "")
+		again := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(10), 10, ttl)) // though leased until 60
+		want := claimed[1]
+		want.Attempts, want.Due, want.Lease = 3, at(10), at(70)
+		b.same(again, []store.Event{want})
+		b.reopen()
+		b.same(b.claimEvents(1000, 10), "two")
+		b.ok(b.FinishEvent(b.ctx, want.ID))
+		b.same(len(b.events()), 0)
+	})
+
+	t.Run("deleting an agent drops what reports on it or is for it", func(t *testing.T) { // NT-94
+		b := start(t, fresh)
+		toA := store.Event{Channel: "agent", Target: "a", Message: []byte("b-failed,tell-a"), Created: t0, Due: t0}
+		b.commitEvents("a", event("a-failed", 0), event("a-failed-again", 1))
+		b.commitEvents("b", event("b-failed", 0), toA)
+		b.commitEvents("ab", event("ab-failed", 0))
+		claimed := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(0), 1, ttl))
+		b.ok(b.DeleteAgent(b.ctx, "a"))
+		b.is(b.RetryEvent(b.ctx, claimed[0].ID, 1, at(0)), store.ErrNotFound) // its delivery was under way
+		b.same(b.claimEvents(100, 10), "b-failed ab-failed")
+		b.ok(b.StopAgent(b.ctx, "b"))
+		b.ok(b.ReactivateAgent(b.ctx, "b", at(0)))
+		b.reopen()
+		b.same(b.claimEvents(1000, 10), "b-failed ab-failed")
+	})
+}
