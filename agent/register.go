@@ -137,6 +137,9 @@ func passing(err error) bool {
 	if errors.As(err, &answer) {
 		return answer.Status >= 500 || answer.Status == http.StatusRequestTimeout || answer.Status == http.StatusTooManyRequests
 	}
+	if errors.Is(err, device.ErrBusy) {
+		return true
+	}
 	return !errors.Is(err, api.ErrMalformed) && !errors.Is(err, api.ErrNoCommonVersion) && !errors.Is(err, errChallenge)
 }
 
