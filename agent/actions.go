@@ -11,11 +11,20 @@ import (
 	"unicode"
 )
 
-// parseActions reads a list of action names: separated by commas or white space, perhaps in brackets, perhaps quoted.
+// parseActions reads a list of action names.
 func parseActions(text string) ([]string, error) {
 	if len(text) > maxActionList {
 		return nil, fmt.Errorf("action list has %d bytes, more than the %d allowed", len(text), maxActionList)
 	}
+	names := splitNames(text)
+	if len(names) > maxActions {
+		return nil, fmt.Errorf("action list has %d names, more than the %d allowed", len(names), maxActions)
+	}
+	return names, nil
+}
+
+// splitNames reads names separated by commas or white space, perhaps in brackets, perhaps quoted.
+func splitNames(text string) []string {
 	text = strings.TrimSpace(text)
 	if inner, ok := strings.CutPrefix(text, "["); ok {
 		text = strings.TrimSuffix(inner, "]")
@@ -26,10 +35,7 @@ func parseActions(text string) ([]string, error) {
 			names = append(names, name)
 		}
 	}
-	if len(names) > maxActions {
-		return nil, fmt.Errorf("action list has %d names, more than the %d allowed", len(names), maxActions)
-	}
-	return names, nil
+	return names
 }
 
 func unquote(s string) string {

@@ -30,14 +30,14 @@ func (s *server) uKey(r *http.Request, _ string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	tag, err := hex.DecodeString(fields["auth_tag"])
-	if err != nil || len(tag) != sha512.Size384 {
-		return nil, badRequest("auth_tag must be %d hex digits", 2*sha512.Size384)
-	}
 	sealed := fields["encrypted_key"]
 	share, err := s.openShare(sealed)
 	if err != nil {
 		return nil, err
+	}
+	tag, err := hex.DecodeString(fields["auth_tag"])
+	if err != nil || len(tag) != sha512.Size384 {
+		return nil, badRequest("auth_tag must be %d hex digits", 2*sha512.Size384)
 	}
 	done, err := s.bootstrap.addU(uShare{sealed: sealed, u: share, tag: tag, payload: fields["payload"]})
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -177,6 +176,3 @@ func fullHostname(ctx context.Context) (string, error) {
 	}
 	return strings.ToLower(name), nil
 }
-
-// keepIn is the file of a generated id in a working directory.
-func keepIn(dir string) string { return filepath.Join(dir, generatedID) }

@@ -30,6 +30,7 @@ const (
 	maxHeaderBytes   = 16 << 10
 	hostLookupLimit  = 5 * time.Second
 	maxRegistrarWait = time.Hour // upper bound for a Retry-After
+	registrarTimeout = time.Minute
 )
 
 // What a payload may contain and do.

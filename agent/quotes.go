@@ -13,8 +13,8 @@ import (
 	"keylime/tpm/device"
 )
 
-// attester quotes PCRs with this agent's AK. Safe for concurrent use: the TPM serves one after the other, and a wait
-// ends with the context.
+// attester quotes PCRs with this agent's AK. Quoting is safe for concurrent use: the TPM serves one after the other,
+// and a wait ends with the context.
 type attester struct {
 	tpm  *device.TPM
 	ek   device.EKOptions
@@ -52,6 +52,10 @@ func (a *attester) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return a.load(ctx, ek)
+}
+
+func (a *attester) load(ctx context.Context, ek *device.EK) error {
 	ak, err := a.tpm.LoadAK(ctx, ek, a.blob)
 	if err != nil {
 		return err
@@ -60,6 +64,13 @@ func (a *attester) reload(ctx context.Context) error {
 	defer a.mu.Unlock()
 	a.ak = ak
 	return nil
+}
+
+// bind makes quotes bind the transport key's text.
+func (a *attester) bind(transportKey string) {
+	h := a.bank.Crypto().New()
+	h.Write([]byte(transportKey))
+	a.data = h.Sum(nil)
 }
 
 // checkDataPCR tries PCR 16 before the verifier does. Every quote resets and extends it, so a value that another

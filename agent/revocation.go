@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/rs/zerolog"
@@ -111,9 +112,12 @@ func (r *revoker) handle(ctx context.Context, n api.Notification) error {
 	}
 	r.payloadFiles.RLock()
 	defer r.payloadFiles.RUnlock()
-	names, err := r.actions()
-	if err != nil || len(names) == 0 {
+	names, err := r.payloadActions()
+	if err != nil {
 		return err
+	}
+	if names = append(slices.Clone(r.configured), names...); len(names) == 0 {
+		return nil
 	}
 	file, err := writeMessage(r.workDir, message)
 	if err != nil {
@@ -185,18 +189,16 @@ func decodeRevocation(text string) (map[string]any, error) {
 	return message, nil
 }
 
-// actions are the configured names and then the payload's.
-func (r *revoker) actions() ([]string, error) {
-	names := append([]string(nil), r.configured...)
+// payloadActions are the names in the payload's action list, if it has one.
+func (r *revoker) payloadActions() ([]string, error) {
 	list, err := readBounded(filepath.Join(r.unpacked, actionListFile), maxActionList)
 	if errors.Is(err, fs.ErrNotExist) {
-		return names, nil
+		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the payload's action list: %w", err)
 	}
-	fromPayload, err := parseActions(string(list))
-	return append(names, fromPayload...), err
+	return parseActions(string(list))
 }
 
 func (r *revoker) execute(ctx context.Context, name, messageFile string) error {

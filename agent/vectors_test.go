@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -47,7 +48,9 @@ func recorded(t testing.TB, name string) exchange {
 		t.Fatal(err)
 	}
 	var e exchange
-	if err := json.Unmarshal(text, &e); err != nil {
+	var wrong *json.UnmarshalTypeError
+	// Where the connection failed, the status is a word.
+	if err := json.Unmarshal(text, &e); err != nil && !(errors.As(err, &wrong) && wrong.Field == "response.status") {
 		t.Fatalf("%s: %v", name, err)
 	}
 	return e

@@ -1,0 +1,325 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"keylime/internal/api"
+	"keylime/internal/config"
+	"keylime/tpm"
+	"keylime/tpm/device"
+)
+
+// Config is what the agent runs with.
+type Config struct {
+	config.Agent
+	TCTI     string       // the TPM, as device.Open names it; "" = the kernel's
+	Listener net.Listener // where requests come in; nil = listen on IP and Port once registered
+}
+
+// agent is a running agent, as far as it has come.
+type agent struct {
+	cfg Config
+	log zerolog.Logger
+
+	id        string
+	versions  []string
+	mtlsCert  string      // PEM, or "disabled"
+	tls       *tls.Config // nil = plain HTTP
+	logs      bootLogs
+	secure    secureDir
+	dropped   bool // root was given up
+	tpm       *device.TPM
+	ek        *device.EK
+	attester  *attester
+	transport *transportKey
+}
+
+// Run registers the agent and serves until ctx ends; it then returns nil. Before it returns it closes the TPM and
+// unmounts the secure directory if it mounted it and still may.
+func Run(ctx context.Context, cfg Config, log zerolog.Logger) (err error) {
+	a := &agent{cfg: cfg, log: log}
+	defer func() {
+		if stopped := ctx.Err() != nil && errors.Is(err, context.Cause(ctx)); stopped {
+			err = nil
+		}
+		err = errors.Join(err, a.close())
+	}()
+	for _, step := range []func(context.Context) error{a.prepare, a.openTPM, a.identify, a.openKeys, a.register, a.serve} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare does what needs root, and gives it up.
+func (a *agent) prepare(context.Context) error {
+	if err := checkConfig(a.cfg.Agent); err != nil {
+		return err
+	}
+	owner := currentIdentity()
+	drop := a.cfg.RunAs != "" && os.Geteuid() == 0
+	if drop {
+		var err error
+		if owner, err = parseRunAs(a.cfg.RunAs); err != nil {
+			return err
+		}
+	}
+	a.logs = openLogs(a.cfg.IMAMLPath, a.cfg.MeasuredBootMLPath, a.log)
+	var err error
+	if a.secure, err = openSecureDir(filepath.Join(a.cfg.KeylimeDir, "secure"), a.cfg.SecureSize, owner); err != nil {
+		return err
+	}
+	if a.cfg.UUID, err = replaceDMI(a.cfg.UUID, productUUID); err != nil {
+		return err
+	}
+	if !drop {
+		if os.Geteuid() == 0 {
+			a.log.Warn().Msg("running as root: set run_as to a user of its own")
+		}
+		return nil
+	}
+	if err := owner.drop(); err != nil {
+		return fmt.Errorf("run as %s: %w", a.cfg.RunAs, err)
+	}
+	a.dropped = true
+	a.log.Info().Str("run_as", a.cfg.RunAs).Msg("root privileges dropped")
+	return nil
+}
+
+// checkConfig refuses what cannot work or must not.
+func checkConfig(cfg config.Agent) error {
+	if !cfg.EnableAgentMTLS && cfg.PayloadScript != "" && !cfg.EnableInsecurePayload {
+		return errors.New("agent mTLS is disabled, so anybody could send a payload: to run its script all the same 'enable_insecure_payload' has to be set to 'True', or else set payload_script to nothing")
+	}
+	names := map[string]string{"enc_keyname": cfg.EncKeyname, "dec_payload_file": cfg.DecPayloadFile}
+	if cfg.PayloadScript != "" {
+		names["payload_script"] = cfg.PayloadScript
+	}
+	for option, name := range names {
+		if err := checkActionName(name); err != nil {
+			return fmt.Errorf("%s: %w", option, err)
+		}
+	}
+	if cfg.EncKeyname == cfg.DecPayloadFile {
+		return fmt.Errorf("enc_keyname and dec_payload_file are both %q: name two files", cfg.EncKeyname)
+	}
+	info, err := os.Stat(cfg.KeylimeDir)
+	if err != nil {
+		return fmt.Errorf("keylime_dir must exist: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("keylime_dir %s is no directory", cfg.KeylimeDir)
+	}
+	return nil
+}
+
+// openTPM opens the TPM with its EK and the AK of the start before, or a new one.
+func (a *agent) openTPM(ctx context.Context) (err error) {
+	if a.tpm, err = device.Open(ctx, findTPM(a.cfg.TCTI)); err != nil {
+		return err
+	}
+	options, err := ekOptions(a.cfg.Agent)
+	if err != nil {
+		return err
+	}
+	if a.ek, err = a.tpm.CreateEK(ctx, options); err != nil {
+		return err
+	}
+	bank, err := tpm.ParseHash(a.cfg.TPMHashAlg)
+	if err != nil {
+		return fmt.Errorf("tpm_hash_alg: %w", err)
+	}
+	hash, err := ekHash(a.ek.Public)
+	if err != nil {
+		return err
+	}
+	a.attester = &attester{tpm: a.tpm, ek: options, bank: bank, log: a.log}
+	return a.openAK(ctx, akIdentity{hash: bank, scheme: a.cfg.TPMSigningAlg, ekHash: hash})
+}
+
+// openAK loads the kept AK. When there is none, or it is damaged or of another TPM, it makes a new one; the registrar
+// then decides whether this machine may have it.
+func (a *agent) openAK(ctx context.Context, id akIdentity) error {
+	blob, err := loadAgentData(a.cfg.AgentDataPath, id)
+	if err == nil {
+		warnIfOpen(a.cfg.AgentDataPath, a.log)
+		a.attester.blob = blob
+		if err = a.attester.load(ctx, a.ek); err == nil {
+			return nil
+		}
+		if !errors.Is(err, device.ErrForeignAK) {
+			return err
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		a.log.Info().Msg("creating the attestation key")
+	} else {
+		a.log.Warn().Err(err).Msg("the kept attestation key cannot be used: creating another, which a registrar that knows this agent will refuse")
+	}
+	if a.attester.blob, err = a.tpm.CreateAK(ctx, a.ek, id.hash, id.scheme, a.cfg.TPMEncryptionAlg); err != nil {
+		return err
+	}
+	if err := a.attester.load(ctx, a.ek); err != nil {
+		return err
+	}
+	return saveAgentData(a.cfg.AgentDataPath, id, a.attester.blob)
+}
+
+func (a *agent) identify(ctx context.Context) error {
+	hash, err := ekHash(a.ek.Public)
+	if err != nil {
+		return err
+	}
+	a.id, err = resolveID(ctx, a.cfg.UUID, idSources{
+		ekHash: hash, random: rand.Reader, keep: filepath.Join(a.cfg.KeylimeDir, generatedID), fqdn: fullHostname,
+	})
+	if err != nil {
+		return err
+	}
+	a.log = a.log.With().Str("agent", a.id).Logger()
+	a.versions = servedVersions(a.cfg.APIVersions, a.log)
+	return nil
+}
+
+// openKeys opens or makes the transport key and the TLS certificate, and tries a quote that binds the former.
+func (a *agent) openKeys(ctx context.Context) (err error) {
+	if a.transport, err = openTransportKey(a.cfg.PayloadKey, string(a.cfg.PayloadKeyPassword), a.log); err != nil {
+		return err
+	}
+	a.attester.bind(a.transport.public)
+	if err := a.attester.checkDataPCR(ctx, a.transport.public); err != nil {
+		return err
+	}
+	a.mtlsCert = "disabled"
+	if !a.cfg.EnableAgentMTLS {
+		a.log.Warn().Msg("mTLS disabled: everybody who reaches this agent may ask it for quotes")
+		return nil
+	}
+	certificate := serverCertificate{
+		keyFile: a.cfg.ServerKey, certFile: a.cfg.ServerCert, password: string(a.cfg.ServerKeyPassword),
+		agentID: a.id, hosts: certificateHosts(a.cfg.ContactIP, a.cfg.IP),
+	}
+	if a.mtlsCert, err = certificate.open(time.Now(), a.log); err != nil {
+		return err
+	}
+	a.tls, err = a.mutualTLS()
+	return err
+}
+
+func (a *agent) register(ctx context.Context) error {
+	request, err := registerRequest(a.ek, a.attester.loaded(), a.cfg.ContactIP, a.cfg.ContactPort, a.mtlsCert)
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{DisableKeepAlives: true} // no proxy: the registrar is in the operator's network
+	client := &http.Client{Timeout: registrarTimeout, Transport: transport}
+	return registration{
+		client:   api.NewRegistrar(api.URL("http", a.cfg.RegistrarIP, a.cfg.RegistrarPort), client),
+		agentID:  a.id,
+		versions: a.versions,
+		request:  request,
+		activate: func(ctx context.Context, blob []byte) ([]byte, error) {
+			return a.tpm.ActivateCredential(ctx, a.ek, a.attester.loaded(), blob)
+		},
+		retry: backoff{first: a.cfg.BackoffInitialDelay, longest: a.cfg.BackoffMaxDelay, retries: a.cfg.BackoffMaxRetries},
+		log:   a.log,
+	}.run(ctx)
+}
+
+// serve answers requests and carries out what they ask for until ctx ends.
+func (a *agent) serve(ctx context.Context) error {
+	revoker := a.newRevoker()
+	if err := revoker.loadSigner(); err != nil {
+		a.log.Warn().Err(err).Msg("revocations are ignored until a payload brings another certificate")
+	}
+	payloads := a.newPayloads(revoker)
+	server := &server{
+		agentID: a.id, versions: a.versions, ak: a.attester.loaded().Public, bank: a.attester.bank,
+		attester: a.attester, logs: a.logs, transport: a.transport, bootstrap: newBootstrap(a.id),
+		deliver: payloads.submit, revoke: revoker.submit, streams: make(chan struct{}, maxListStreams), log: a.log,
+	}
+	workers, stop := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer stop()
+	group.Go(func() { revoker.run(workers) })
+	group.Go(func() { payloads.run(workers) })
+	return a.listen(ctx, server)
+}
+
+func (a *agent) newRevoker() *revoker {
+	unpacked := filepath.Join(a.secure.path, unpackedDir)
+	dirs := []string{a.cfg.RevocationActionsDir}
+	if a.cfg.AllowPayloadRevocationActions {
+		dirs = append(dirs, unpacked)
+	}
+	return &revoker{
+		certFile: a.cfg.RevocationCert, configured: a.cfg.RevocationActions, dirs: dirs, unpacked: unpacked,
+		workDir: a.cfg.KeylimeDir, agentID: a.id, log: a.log,
+		payloadFiles: new(sync.RWMutex), queue: make(chan api.Notification, maxRevocations), seen: digests{max: maxSeen},
+	}
+}
+
+func (a *agent) newPayloads(r *revoker) *payloads {
+	return &payloads{
+		installer: installer{
+			secure: a.secure.path, keyName: a.cfg.EncKeyname, payloadName: a.cfg.DecPayloadFile,
+			extract: a.cfg.ExtractPayloadZip, log: a.log,
+		},
+		script: a.cfg.PayloadScript, enabled: a.cfg.EnableAgentMTLS || a.cfg.EnableInsecurePayload,
+		revoker: r, agentID: a.id, log: a.log, queue: make(chan delivery, 1),
+	}
+}
+
+// close gives back what the steps took.
+func (a *agent) close() error {
+	var err error
+	if a.tpm != nil {
+		err = a.tpm.Close()
+	}
+	a.logs.close()
+	if a.dropped {
+		return err // an unprivileged process cannot unmount; the next start uses the mount again
+	}
+	return errors.Join(err, a.secure.close())
+}
+
+// servedVersions reads the option api_versions: default (all), latest, or a list.
+func servedVersions(option string, log zerolog.Logger) []string {
+	all := api.AgentVersions
+	switch option {
+	case "", "default":
+		return all
+	case "latest":
+		return all[len(all)-1:]
+	}
+	var served []string
+	for _, version := range splitNames(option) {
+		if slices.Contains(all, version) {
+			served = append(served, version)
+		} else {
+			log.Warn().Str("version", version).Msg("api_versions names a version that this agent does not serve")
+		}
+	}
+	if served == nil {
+		log.Warn().Str("api_versions", option).Msg("no version is left: serving all")
+		return all
+	}
+	slices.Sort(served) // one digit on each side of the point
+	return slices.Compact(served)
+}

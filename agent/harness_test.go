@@ -1,0 +1,375 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"keylime/internal/api"
+	"keylime/internal/config"
+	"keylime/internal/pki"
+	"keylime/internal/swtpm"
+	"keylime/tpm"
+	"keylime/tpm/device"
+)
+
+// machine is a machine with a software TPM, on which the agent under test is started.
+type machine struct {
+	t         *testing.T
+	tpm       *swtpm.Server
+	cfg       Config
+	log       *logBuffer
+	registrar *testRegistrar
+	ca        *pki.CA
+	caDir     string
+}
+
+func newMachine(t *testing.T) *machine { return newMachineWith(t, swtpm.ForTest(t)) }
+
+func newMachineWith(t *testing.T, tpm *swtpm.Server) *machine {
+	t.Helper()
+	needRoot(t) // the secure directory is mounted
+	dir := t.TempDir()
+	m := &machine{t: t, tpm: tpm, log: &logBuffer{}, registrar: newTestRegistrar(t), caDir: filepath.Join(dir, "cv_ca")}
+	var err error
+	m.ca, err = pki.EnsureCA(m.caDir, pki.CAOptions{
+		Password: "test", CommonName: "CA", Bits: 2048, Lifetime: 24 * time.Hour, LeafLifetime: time.Hour,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.ca.EnsureLeaf(pki.Leaf{Name: "client", Kind: pki.Client}); err != nil {
+		t.Fatal(err)
+	}
+	host, port := m.registrar.address(t)
+	m.cfg = Config{TCTI: tpm.TCTI(), Agent: config.Agent{
+		KeylimeDir: dir, APIVersions: "default", UUID: exampleID,
+		IP: "127.0.0.1", ContactIP: "127.0.0.1", RegistrarIP: host, RegistrarPort: port,
+		EnableAgentMTLS: true, ServerKey: filepath.Join(dir, "server-private.pem"), ServerCert: filepath.Join(dir, "server-cert.crt"),
+		PayloadKey: filepath.Join(dir, "payload-private.pem"), TrustedClientCA: []string{filepath.Join(m.caDir, "cacert.crt")},
+		EncKeyname: "derived_tci_key", DecPayloadFile: "decrypted_payload", SecureSize: "1m", ExtractPayloadZip: true, PayloadScript: "autorun.sh",
+		RevocationCert:       filepath.Join(dir, "secure/unzipped/RevocationNotifier-cert.crt"),
+		RevocationActionsDir: filepath.Join(dir, "actions"), AllowPayloadRevocationActions: true,
+		TPMHashAlg: "sha256", TPMEncryptionAlg: "rsa2048", TPMSigningAlg: "rsassa",
+		AgentDataPath: filepath.Join(dir, "agent_data.json"), IMAMLPath: filepath.Join(dir, "ima.log"), MeasuredBootMLPath: filepath.Join(dir, "boot.log"),
+		BackoffInitialDelay: time.Millisecond, BackoffMaxDelay: 10 * time.Millisecond, BackoffMaxRetries: 5,
+	}}
+	return m
+}
+
+func (m *machine) path(name string) string { return filepath.Join(m.cfg.KeylimeDir, name) }
+
+// adminTLS are client settings with a certificate of the machine's CA; the server's certificate is for the caller to
+// check.
+func (m *machine) adminTLS(name string) *tls.Config {
+	m.t.Helper()
+	settings, err := pki.ClientTLS(pki.ClientFiles{
+		CertFile: filepath.Join(m.caDir, name+"-cert.crt"), KeyFile: filepath.Join(m.caDir, name+"-private.pem"),
+		ServerCAs: m.cfg.TrustedClientCA,
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return settings
+}
+
+// running is a started agent with a client that has an administrator's certificate and pins the agent's.
+type running struct {
+	*machine
+	base   string
+	client *http.Client
+	admin  *api.AgentClient
+	ak     *tpm.Public
+	cancel context.CancelFunc
+	result chan error
+}
+
+// start starts the agent and waits until it is registered. The agent ends with the test at the latest.
+func (m *machine) start() *running {
+	m.t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.cfg.Listener = listener
+	m.cfg.ContactPort = listener.Addr().(*net.TCPAddr).Port
+	ctx, cancel := context.WithCancel(context.WithoutCancel(m.t.Context()))
+	r := &running{machine: m, client: &http.Client{}, cancel: cancel, result: make(chan error, 1)}
+	before := m.registrar.activations()
+	go func() { r.result <- Run(ctx, m.cfg, zerolog.New(m.log)) }()
+	m.t.Cleanup(func() {
+		r.stop()
+		listener.Close()
+	})
+	waitFor(m.t, "the agent to register", func() bool {
+		select {
+		case err := <-r.result:
+			r.result <- err
+			m.t.Fatalf("agent ended: %v\n%s", err, m.log)
+		default:
+		}
+		return m.registrar.activations() > before
+	})
+	request := m.registrar.last()
+	r.ak = publicOf(m.t, *request.AIKTPM)
+	scheme := "https"
+	transport := &http.Transport{}
+	if *request.MTLSCert == "disabled" {
+		scheme = "http"
+	} else {
+		transport.TLSClientConfig, err = pki.PinnedClient(m.adminTLS("client"), *request.MTLSCert)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	r.client = &http.Client{Transport: transport, Timeout: time.Minute}
+	m.t.Cleanup(transport.CloseIdleConnections)
+	r.base = scheme + "://" + listener.Addr().String()
+	r.admin = api.NewAgent(r.base, r.client)
+	return r
+}
+
+// stop ends the agent and returns what Run returned.
+func (r *running) stop() error {
+	r.t.Helper()
+	if r.result == nil {
+		return nil
+	}
+	r.client.CloseIdleConnections()
+	r.cancel()
+	select {
+	case err := <-r.result:
+		r.result = nil
+		if err != nil {
+			r.t.Errorf("agent ended with %v\n%s", err, r.log)
+		}
+		return err
+	case <-time.After(30 * time.Second):
+		r.t.Fatalf("agent does not end\n%s", r.log)
+		return nil
+	}
+}
+
+// get requests a path and returns status and body.
+func (r *running) get(path string) (int, string) { return r.do(http.MethodGet, path, "", "") }
+
+func (r *running) post(path, body string) (int, string) {
+	return r.do(http.MethodPost, path, "application/json", body)
+}
+
+func (r *running) do(method, path, contentType, body string) (int, string) {
+	r.t.Helper()
+	request, err := http.NewRequestWithContext(r.t.Context(), method, r.base+path, strings.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if contentType != "" {
+		request.Header.Set("Content-Type", contentType)
+	}
+	response, err := r.client.Do(request)
+	if err != nil {
+		r.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		r.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return response.StatusCode, string(text)
+}
+
+func publicOf(t testing.TB, text string) *tpm.Public {
+	t.Helper()
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := tpm.ParsePublic(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return public
+}
+
+// logBuffer keeps the agent's log lines.
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// testRegistrar is the least of a registrar: it makes and checks challenges and remembers what it was sent. A test
+// may put answers before that.
+type testRegistrar struct {
+	server *httptest.Server
+
+	mu        sync.Mutex
+	answers   []func(w http.ResponseWriter) // given to the next requests instead
+	requests  []string                      // method and path of each
+	bodies    []json.RawMessage             // of registrations
+	challenge []byte
+	active    int
+}
+
+func newTestRegistrar(t testing.TB) *testRegistrar {
+	r := &testRegistrar{}
+	r.server = httptest.NewServer(http.HandlerFunc(r.serve))
+	t.Cleanup(r.server.Close)
+	return r
+}
+
+func (r *testRegistrar) address(t testing.TB) (host string, port int) {
+	t.Helper()
+	addr := r.server.Listener.Addr().(*net.TCPAddr)
+	return addr.IP.String(), addr.Port
+}
+
+func (r *testRegistrar) activations() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.active
+}
+
+func (r *testRegistrar) last() (request api.RegisterRequest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := json.Unmarshal(r.bodies[len(r.bodies)-1], &request); err != nil {
+		panic(err)
+	}
+	return request
+}
+
+// answer puts an answer before the ordinary ones.
+func (r *testRegistrar) answer(code int, header, value, body string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answers = append(r.answers, func(w http.ResponseWriter) {
+		if header != "" {
+			w.Header().Set(header, value)
+		}
+		w.WriteHeader(code)
+		io.WriteString(w, body)
+	})
+}
+
+func (r *testRegistrar) serve(w http.ResponseWriter, request *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.requests = append(r.requests, request.Method+" "+request.URL.Path)
+	if len(r.answers) > 0 {
+		r.answers[0](w)
+		r.answers = r.answers[1:]
+		return
+	}
+	var results any = struct{}{}
+	code := 200
+	switch {
+	case request.URL.Path == "/version":
+		results = api.Version{Current: "2.6", Supported: []string{"1.0", "2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "3.0"}}
+	case request.Method == http.MethodPost:
+		results, code = r.register(request)
+	case request.Method == http.MethodPut:
+		var body api.ActivateRequest
+		id := request.URL.Path[strings.LastIndex(request.URL.Path, "/")+1:]
+		want := hex.EncodeToString(authTag([]byte(base64.StdEncoding.EncodeToString(r.challenge)), id))
+		if json.NewDecoder(request.Body).Decode(&body) != nil || body.AuthTag != want {
+			code = 400
+		} else {
+			r.active++
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(envelope{code, "Success", results})
+}
+
+func (r *testRegistrar) register(request *http.Request) (any, int) {
+	text, _ := io.ReadAll(request.Body)
+	var body api.RegisterRequest
+	if json.Unmarshal(text, &body) != nil || request.Header.Get("Content-Type") != "application/json" {
+		return nil, 400
+	}
+	r.bodies = append(r.bodies, text)
+	ek, err := decodePublic(*body.EKTPM)
+	if err != nil {
+		return nil, 400
+	}
+	ak, err := decodePublic(*body.AIKTPM)
+	if err != nil || ak.CheckAK() != nil {
+		return nil, 400
+	}
+	r.challenge = []byte(rand.Text()[:26] + "ABCDEF")
+	blob, err := tpm.MakeCredential(rand.Reader, ek, ak.Name(), r.challenge)
+	if err != nil {
+		return nil, 500
+	}
+	return api.RegisterResults{Blob: base64.StdEncoding.EncodeToString(blob)}, 200
+}
+
+func decodePublic(text string) (*tpm.Public, error) {
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, err
+	}
+	return tpm.ParsePublic(raw)
+}
+
+// measure starts an IMA list on the machine's TPM.
+func (m *machine) measure() *swtpm.List {
+	m.t.Helper()
+	list, err := m.tpm.InitList(m.t.Context(), m.cfg.IMAMLPath)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { list.Close() })
+	return list
+}
+
+// extend extends a PCR as another program would.
+func (m *machine) extend(pcr int, digest []byte) {
+	m.t.Helper()
+	other, err := device.Open(m.t.Context(), m.tpm.TCTI())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer other.Close()
+	if err := other.ExtendPCR(m.t.Context(), pcr, map[tpm.Hash][]byte{tpm.SHA256: digest}); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func testLogger(m *machine) zerolog.Logger { return zerolog.New(m.log) }
+
+// paths are method and path of each request so far.
+func (r *testRegistrar) paths() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.requests)
+}
