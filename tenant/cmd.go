@@ -1,0 +1,134 @@
+package tenant
+
+import (
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+const (
+	about = `Enrols machines, asks how they fare, and keeps policies. It talks to a registrar and a verifier, with the
+certificates and at the addresses of [tenant] in the configuration.
+
+Scripts written for keylime_tenant work as they are: "keylime tenant -c add ..." and the program name
+keylime_tenant take its flags, print its lines and exit with its codes.`
+
+	exitCodes = `Exit codes: 0 done; 1 refused or failed; 2 wrong command line or configuration; 3 no such agent or policy;
+4 the agent or a file is not to be trusted; 5 no answer from a server or the agent.
+With -c: 0 done; 1 failed; 2 wrong command line.`
+)
+
+// Command is `keylime tenant`, in both forms.
+func Command() *cli.Command {
+	return &cli.Command{
+		Name:            "tenant",
+		Usage:           "enrol machines, ask how they fare, keep policies",
+		UsageText:       "keylime tenant COMMAND [flags]\nkeylime tenant -c COMMAND [flags of keylime_tenant]",
+		Description:     about + "\n\n" + exitCodes,
+		SkipFlagParsing: true, // what is no native command is in upstream's form
+		Subcommands:     nativeCommands(),
+		Action:          upstreamAction,
+	}
+}
+
+// nativeCommands makes the commands with a path of two words subcommands of the first.
+func nativeCommands() []*cli.Command {
+	groups := map[string]*cli.Command{
+		"runtime-policy": {Name: "runtime-policy", Usage: "keep runtime policies at the verifier: what files may be, for many agents", Action: groupAction},
+		"mb-policy":      {Name: "mb-policy", Usage: "keep measured-boot policies at the verifier", Action: groupAction},
+	}
+	var list []*cli.Command
+	for _, c := range commands() {
+		first, second, nested := strings.Cut(c.path, " ")
+		if !nested {
+			list = append(list, c.native(first))
+			continue
+		}
+		group := groups[first]
+		if len(group.Subcommands) == 0 {
+			list = append(list, group)
+		}
+		group.Subcommands = append(group.Subcommands, c.native(second))
+	}
+	return list
+}
+
+func (c command) native(name string) *cli.Command {
+	flags := join(c.flags, everywhere())
+	description := strings.TrimSpace(c.long + "\n\nExample:\n  " + strings.TrimSpace("keylime tenant "+c.path+" "+c.example) + "\n\n" + exitCodes)
+	return &cli.Command{
+		Name:        name,
+		Usage:       c.brief,
+		UsageText:   "keylime tenant " + c.path + " [flags]",
+		Description: description,
+		Flags:       cliFlags(flags),
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
+			return usage("`keylime tenant "+c.path+" --help` lists the flags", "%w", err)
+		},
+		Action: func(cc *cli.Context) error {
+			if cc.Args().Present() {
+				return usage("`keylime tenant "+c.path+" --help` lists the flags", "unexpected argument %q", cc.Args().First())
+			}
+			var o options
+			for _, f := range flags {
+				f.take(cc, &o)
+			}
+			return c.execute(cc.Context, &o, streamsOf(cc))
+		},
+	}
+}
+
+func cliFlags(set flagSet) []cli.Flag {
+	var list []cli.Flag
+	for _, f := range set {
+		if f.isSwitch() {
+			list = append(list, &cli.BoolFlag{Name: f.name, Aliases: f.alias, Usage: f.help, DisableDefaultText: true})
+			continue
+		}
+		list = append(list, &cli.StringFlag{Name: f.name, Aliases: f.alias, Usage: f.help})
+	}
+	return list
+}
+
+// take stores what the command line said of a flag.
+func (f flag) take(cc *cli.Context, o *options) {
+	switch {
+	case !cc.IsSet(f.name):
+	case !f.isSwitch():
+		f.store(o, cc.String(f.name))
+	case cc.Bool(f.name):
+		f.store(o, "")
+	}
+}
+
+// groupAction is a group named without one of its commands.
+func groupAction(cc *cli.Context) error {
+	if cc.Args().Present() {
+		return usage("`keylime tenant "+cc.Command.Name+" --help` lists the commands", "no command %q", cc.Args().First())
+	}
+	return cli.ShowSubcommandHelp(cc)
+}
+
+// upstreamAction takes what is no native command.
+func upstreamAction(cc *cli.Context) error {
+	args := cc.Args().Slice()
+	if len(args) == 0 {
+		return cli.ShowSubcommandHelp(cc)
+	}
+	if !strings.HasPrefix(args[0], "-") {
+		return usage("`keylime tenant --help` lists the commands", "no command %q", args[0])
+	}
+	name, o, err := parseUpstream(args)
+	if o.help {
+		return cli.ShowSubcommandHelp(cc)
+	}
+	if err != nil {
+		return err
+	}
+	return executeUpstream(cc.Context, name, &o, streamsOf(cc))
+}
+
+func streamsOf(cc *cli.Context) streams {
+	return streams{cc.App.Writer, cc.App.ErrWriter, terminal(cc.App.Writer, os.Getenv)}
+}

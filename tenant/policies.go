@@ -1,0 +1,218 @@
+package tenant
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"keylime/internal/api"
+	"keylime/internal/policy"
+	"keylime/internal/strictjson"
+	"keylime/tpm"
+)
+
+// maxPolicySize bounds policies read from files and URLs: what a verifier accepts in one request.
+const maxPolicySize = 100 << 20
+
+// measuredBootPCRs are those that firmware, boot loader and kernel extend.
+var measuredBootPCRs = tpm.MaskOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15)
+
+// appraisal is what a machine must satisfy, as the verifier is told it.
+type appraisal struct {
+	tpmPolicy         string // JSON with "mask"
+	runtimePolicy     string // base64, "" = none given
+	runtimePolicyName string
+	mbPolicy          *string
+	mbPolicyName      string
+}
+
+// appraisal reads and checks the policies that the options name. Nothing is asked of any server of Keylime.
+func (t *Tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
+	a := appraisal{runtimePolicyName: o.runtimePolicyName, mbPolicyName: o.mbPolicyName}
+	for flag, name := range map[string]string{"--runtime-policy-name": a.runtimePolicyName, "--mb-policy-name": a.mbPolicyName} {
+		if name != "" && !api.ValidPolicyName(name) {
+			return a, badPolicyName(flag, name)
+		}
+	}
+	text, err := t.runtimePolicy(ctx, o)
+	if err != nil {
+		return a, err
+	}
+	a.runtimePolicy = base64.StdEncoding.EncodeToString(text)
+	if o.mbPolicy != "" {
+		if a.mbPolicy, err = t.mbPolicy(o.mbPolicy); err != nil {
+			return a, err
+		}
+	}
+	ima := text != nil || a.runtimePolicyName != ""
+	measuredBoot := a.mbPolicy != nil || a.mbPolicyName != ""
+	a.tpmPolicy, err = tpmPolicy(o.tpmPolicy, ima, measuredBoot)
+	return a, err
+}
+
+// runtimePolicy is the policy's text from file or URL, validated; nil when the options name none.
+func (t *Tenant) runtimePolicy(ctx context.Context, o *options) ([]byte, error) {
+	var (
+		text   []byte
+		source = o.runtimePolicy
+		err    error
+	)
+	switch {
+	case o.runtimePolicyURL != "":
+		source = o.runtimePolicyURL
+		t.note("downloading the runtime policy from %s", clean(source))
+		text, err = fetch(ctx, source, t.cfg.RequestTimeout)
+	case o.runtimePolicy != "":
+		text, err = readFile(source, maxPolicySize)
+	default:
+		return nil, nil
+	}
+	if err != nil {
+		return nil, failure(exitFailed, "check its place, or copy it here and give it with --runtime-policy", "runtime policy: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	if want := strings.ToLower(o.runtimePolicyChecksum); want != "" && want != hex.EncodeToString(sum[:]) {
+		return nil, failure(exitUntrusted, "get the policy again from whom you trust; `sha256sum` shows a file's checksum",
+			"runtime policy %s: checksum does not match: expected %s, got %x", clean(source), clean(want), sum)
+	}
+	if isEnvelope(text) {
+		return nil, failure(exitFailed, "give the plain policy; --runtime-policy-checksum ties it to a digest that you trust",
+			"runtime policy %s: signed policies are not supported by this release", clean(source))
+	}
+	if _, err := policy.CompileRuntime(text); err != nil {
+		return nil, failure(exitFailed, "correct the policy", "runtime policy %s: %w", clean(source), err)
+	}
+	return text, nil
+}
+
+func badPolicyName(flag, name string) error {
+	return usage("a name has letters, digits, dots, dashes and underscores", "%s: %q is no name of a policy", flag, name)
+}
+
+// isEnvelope reports whether the text is a DSSE envelope: a JSON object with a payload.
+func isEnvelope(text []byte) bool {
+	var envelope struct {
+		Payload json.RawMessage `json:"payload"`
+	}
+	return json.Unmarshal(text, &envelope) == nil && len(envelope.Payload) > 0
+}
+
+// mbPolicy is the text of a measured-boot policy.
+func (t *Tenant) mbPolicy(name string) (*string, error) {
+	if name == "default" {
+		if name = t.cfg.MBRefState; name == "" {
+			return nil, usage("set mb_refstate, or name the file", "--mb-policy default: mb_refstate of [tenant] is not set")
+		}
+	}
+	raw, err := readFile(name, maxPolicySize)
+	if err != nil {
+		return nil, failure(exitFailed, "check its place", "measured-boot policy: %w", err)
+	}
+	if !json.Valid(raw) {
+		return nil, failure(exitFailed, "correct the policy", "measured-boot policy %s: not JSON", name)
+	}
+	text := string(raw)
+	return &text, nil
+}
+
+// tpmPolicy completes the tpm_policy of the command line: lower-case digests, always in a list, and the mask of all
+// PCRs that the quotes must cover. A PCR that a policy of another kind explains may not have a digest as well.
+func tpmPolicy(text string, ima, measuredBoot bool) (string, error) {
+	const hint = `write it as '{"22": ["HEX", ...]}'`
+	if text == "" {
+		text = "{}"
+	}
+	wanted, err := readTPMPolicy(text)
+	if err != nil {
+		return "", usage(hint, "--tpm_policy: %v", err)
+	}
+	mask := tpm.Mask(0)
+	for _, w := range wanted {
+		mask = mask.With(w.pcr)
+	}
+	if shared := mask & measuredBootPCRs; measuredBoot && shared != 0 {
+		return "", usage("remove them from --tpm_policy", "--tpm_policy has digests for PCRs %v, which the measured-boot policy explains", shared.PCRs())
+	}
+	if ima {
+		mask = mask.With(tpm.PCRIma)
+	}
+	if measuredBoot {
+		mask |= measuredBootPCRs
+	}
+	// The verifier may be one that reads this text as a Python literal: strings and lists only.
+	var out strings.Builder
+	out.WriteByte('{')
+	for _, w := range wanted {
+		fmt.Fprintf(&out, "\"%d\": [\"%s\"], ", w.pcr, strings.Join(w.digests, `", "`))
+	}
+	fmt.Fprintf(&out, "\"mask\": \"%s\"}", mask)
+	if _, err := policy.ParsePCR(out.String()); err != nil {
+		return "", usage(hint, "--tpm_policy: %w", err)
+	}
+	return out.String(), nil
+}
+
+// pcrDigests is one member of a tpm_policy.
+type pcrDigests struct {
+	pcr     int
+	digests []string
+}
+
+// readTPMPolicy reads the members in ascending order; policy.ParsePCR judges their values.
+func readTPMPolicy(text string) ([]pcrDigests, error) {
+	var list []pcrDigests
+	r := strictjson.NewReader(text, 2)
+	err := r.Object(func(name string) error {
+		pcr, err := strconv.Atoi(name)
+		if err != nil || !tpm.Mask(1<<24-1).Has(pcr) {
+			return fmt.Errorf("invalid PCR number %q", name)
+		}
+		w := pcrDigests{pcr: pcr}
+		digest := func() error {
+			s, err := r.String()
+			if err == nil && strings.Trim(s, "0123456789abcdefABCDEFx") != "" {
+				return fmt.Errorf("PCR %d: digest %q is not hexadecimal", pcr, s)
+			}
+			w.digests = append(w.digests, strings.ToLower(s))
+			return err
+		}
+		if r.Kind() == strictjson.Array {
+			err = r.Array(digest)
+		} else {
+			err = digest()
+		}
+		list = append(list, w)
+		return err
+	})
+	if err == nil {
+		err = r.End()
+	}
+	slices.SortFunc(list, func(a, b pcrDigests) int { return a.pcr - b.pcr })
+	return list, err
+}
+
+// readFile reads a regular file of at most limit bytes.
+func readFile(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var text bytes.Buffer
+	if _, err := io.Copy(&text, io.LimitReader(f, limit+1)); err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if int64(text.Len()) > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
+	}
+	return text.Bytes(), nil
+}

@@ -1,0 +1,204 @@
+package tenant
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"keylime/internal/api"
+)
+
+// addresses are where registrar and verifier were asked, for the lines that name them.
+type addresses struct {
+	registrarHost, verifierHost string
+	registrarPort, verifierPort int
+}
+
+func (t *Tenant) addresses() addresses {
+	return addresses{t.registrar.host, t.verifier.host, t.registrar.port, t.verifier.port}
+}
+
+// verifierStatus asks the verifier for one agent.
+func (t *Tenant) verifierStatus(ctx context.Context, agent string) (*api.VerifierAgent, error) {
+	v, err := t.verifierVersion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	status, err := t.verifier.client.Agent(ctx, v, agent)
+	if notFound(err) {
+		return nil, failure(exitNotFound, "enrol it with `keylime tenant add -u "+agent+"`; `keylime tenant cvlist` shows who is",
+			"agent %s is not enrolled at verifier %s", agent, t.verifier.addr)
+	}
+	if err != nil {
+		return nil, asking(t.verifier.peer, "ask for agent "+agent, err)
+	}
+	status.V = nil // half of the payload key: of no use to people, and not to be seen
+	return &status, nil
+}
+
+// statusOf makes a command that reports on one agent from registrar, verifier or both.
+func statusOf(registrar, verifier bool) func(context.Context, *Tenant, *options) (report, error) {
+	return func(ctx context.Context, t *Tenant, o *options) (report, error) {
+		r := agentReport{agent: o.agent, at: t.addresses(), push: o.pushModel}
+		if registrar {
+			record, err := t.lookup(ctx, o.agent)
+			if exitCode(err) == exitNotFound {
+				r.unregistered = true
+				return r, err
+			}
+			if err != nil {
+				return nil, err
+			}
+			r.registrar = &record
+		}
+		if verifier {
+			status, err := t.verifierStatus(ctx, o.agent)
+			if err != nil {
+				return r.orNothing(), err
+			}
+			r.verifier = status
+		}
+		return r, nil
+	}
+}
+
+// agentReport is one agent as registrar and verifier see it; a part that was not asked for, or is not there, is nil.
+type agentReport struct {
+	agent        string
+	registrar    *api.RegistrarAgent
+	verifier     *api.VerifierAgent
+	unregistered bool
+	push         bool // upstream's lines leave the state out
+	at           addresses
+}
+
+// orNothing is nil when the report has nothing to say.
+func (r agentReport) orNothing() report {
+	if r.registrar == nil && r.verifier == nil {
+		return nil
+	}
+	return r
+}
+
+// stateLabels are the names of operational states, by number, as upstream prints them.
+var stateLabels = [...]string{
+	"Registered", "Start", "Saved", "Get Quote", "Get Quote (retry)", "Provide V", "Provide V (retry)",
+	"Failed", "Terminated", "Invalid Quote", "Tenant Quote Failed",
+}
+
+func stateLabel(state int) string {
+	if state < 0 || state >= len(stateLabels) {
+		return fmt.Sprintf("State %d", state)
+	}
+	return stateLabels[state]
+}
+
+// verdictTint colours an attestation status.
+func verdictTint(status string) tint {
+	switch status {
+	case "PASS":
+		return good
+	case "FAIL", "TIMEOUT":
+		return bad
+	}
+	return unsure
+}
+
+func (r agentReport) people(s *screen) {
+	s.field("agent", r.agent)
+	if r.registrar != nil {
+		r.peopleRegistrar(s)
+	}
+	if r.verifier != nil {
+		r.peopleVerifier(s)
+	}
+}
+
+func (r agentReport) peopleRegistrar(s *screen) {
+	reg := r.registrar
+	times := "once"
+	if reg.RegCount > 1 {
+		times = fmt.Sprintf("%d times", reg.RegCount)
+	}
+	s.field("registered", times+", "+certificateNote(reg))
+	if reg.IP != nil && reg.Port != nil {
+		s.field("contact", clean(fmt.Sprintf("%s port %d", *reg.IP, *reg.Port)))
+	}
+}
+
+func certificateNote(reg *api.RegistrarAgent) string {
+	ek := "no EK certificate"
+	if reg.EKCert != nil && *reg.EKCert != "" {
+		ek = "with EK certificate"
+	}
+	if reg.MTLSCert == nil || *reg.MTLSCert == withoutTLS {
+		return ek + ", no TLS"
+	}
+	return ek
+}
+
+func (r agentReport) peopleVerifier(s *screen) {
+	v := r.verifier
+	s.tinted("attestation", verdictTint(v.AttestationStatus), clean(v.AttestationStatus)+" ("+strings.ToLower(stateLabel(v.OperationalState))+")")
+	s.field("good quotes", fmt.Sprintf("%d, last %s; one every %s", v.AttestationCount, s.ago(v.LastSuccess), clean(v.AttestationPeriod)))
+	if v.HashAlg != "" {
+		s.field("algorithms", clean(v.HashAlg+", "+v.EncAlg+", "+v.SignAlg))
+	}
+	s.field("policies", clean(policySummary(v)))
+	s.field("verifier", clean(fmt.Sprintf("%s at %s port %d", v.VerifierID, v.VerifierIP, v.VerifierPort)))
+	if v.LastEventID != nil && *v.LastEventID != "" {
+		r.peopleEvent(s)
+	}
+}
+
+// policySummary says what the agent is held to. An agent that is held to nothing passes, so that must be seen.
+func policySummary(v *api.VerifierAgent) string {
+	var parts []string
+	if v.HasRuntimePolicy != 0 {
+		name := "runtime policy"
+		if v.RuntimePolicyName != "" {
+			name += " " + v.RuntimePolicyName
+		}
+		if len(v.RuntimePolicyDigest) >= 12 {
+			name += " (sha256 " + v.RuntimePolicyDigest[:12] + "...)"
+		}
+		parts = append(parts, name)
+	}
+	if v.HasMBRefstate != 0 {
+		parts = append(parts, "measured boot")
+	}
+	var tpmPolicy map[string]json.RawMessage
+	if json.Unmarshal([]byte(v.TPMPolicy), &tpmPolicy) == nil {
+		if digests := len(tpmPolicy) - 1; digests > 0 {
+			parts = append(parts, fmt.Sprintf("digests of %d PCRs", digests))
+		}
+	}
+	if len(parts) == 0 {
+		return "none: only the TPM's identity is checked"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// program is the shape of all reports on one agent.
+func (r agentReport) program() any { return r.json() }
+
+type agentJSON struct {
+	Agent     string              `json:"agent_id"`
+	Registrar *api.RegistrarAgent `json:"registrar,omitempty"`
+	Verifier  *verifierJSON       `json:"verifier,omitempty"`
+}
+
+// verifierJSON is the verifier's answer, with the state's name beside its number.
+type verifierJSON struct {
+	State string `json:"state"`
+	api.VerifierAgent
+}
+
+func (r agentReport) json() agentJSON {
+	j := agentJSON{Agent: r.agent, Registrar: r.registrar}
+	if r.verifier != nil {
+		j.Verifier = &verifierJSON{stateLabel(r.verifier.OperationalState), *r.verifier}
+	}
+	return j
+}
