@@ -33,18 +33,18 @@ var imports = []struct {
 	{"internal/api", "internal/strictjson", "wire vocabulary: knows neither store nor core"},
 	{"internal/web", "internal/api internal/strictjson internal/pki", "what every HTTP server here shares"},
 	{"internal/pki", "tpm", "certificates; an EK certificate is compared with a TPM key"},
-	{"internal/config", "", "options; knows no role's logic"},
+	{"internal/config", "internal/pki", "options, among them certificate files in pki's terms; knows no role's logic"},
 	{"internal/notify", "internal/api", "delivers messages; declares the outbox that it needs"},
 	{"tpm/device", "tpm", "the only package that talks to a TPM"},
 	{"internal/recorded", "", "bottom: test data"},
 	{"internal/fleet", "tpm", "software attesters: they speak as agents do"},
 	{"internal/swtpm", "tpm tpm/device internal/fleet", "a software TPM for the demo and the tests; its measurement list is written as fleet writes one"},
-	{"agent", "internal/api internal/web internal/config internal/pki internal/strictjson tpm tpm/device", "the attester holds no store and decides nothing"},
-	{"registrar", "internal/api internal/web internal/config internal/pki internal/strictjson store tpm", "proves AKs; appraises nothing"},
-	{"verifier", "internal/api internal/web internal/config internal/pki internal/notify internal/strictjson internal/attest internal/policy store ima tpm", "appraises; touches no TPM"},
+	{"internal/daemon", "internal/config", "what the daemons' command lines share"},
+	{"agent", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson tpm tpm/device", "the attester holds no store and decides nothing"},
+	{"registrar", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson store tpm", "proves AKs; appraises nothing"},
+	{"verifier", "internal/api internal/daemon internal/web internal/config internal/pki internal/notify internal/strictjson internal/attest internal/policy store ima tpm", "appraises; touches no TPM"},
 	{"tenant", "internal/api internal/config internal/pki internal/policy internal/strictjson tpm", "a client; holds no store"},
 	{".", "agent registrar verifier tenant internal/config internal/web store store/bolt", "composes the roles"},
-	{"scripts/demo", "internal/swtpm", "drives the executable as a user would"},
 }
 
 // pure packages decide; they may not reach for the outside world themselves.

@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/rs/zerolog"
+	"github.com/urfave/cli/v2"
+
+	"keylime/internal/config"
+)
+
+// Role is a long-running command.
+type Role struct {
+	Name  string
+	Usage string // one line
+	About string // shown by --help, with an example
+	Flags []cli.Flag
+	// Load reads the configuration; flags that are options of it are given by option name. The Runner is nil only with
+	// an error.
+	Load func(c *cli.Context, src config.Sources) (Runner, config.Report, error)
+}
+
+// Runner is a configured role. It returns when ctx ends, or with the error that ended it.
+type Runner func(ctx context.Context, log zerolog.Logger) error
+
+// Command is the role's command: alone it runs; `config check` and `config show` say what it would run with.
+func Command(r Role) *cli.Command {
+	return &cli.Command{
+		Name:        r.Name,
+		Usage:       r.Usage,
+		Description: r.About,
+		Flags:       r.Flags,
+		Action:      func(c *cli.Context) error { return run(c, r) },
+		Subcommands: []*cli.Command{{
+			Name:  "config",
+			Usage: "show or check the configuration that the role would run with",
+			Subcommands: []*cli.Command{
+				{
+					Name:   "check",
+					Usage:  "say whether the configuration is valid; exit status 1 when it is not",
+					Action: func(c *cli.Context) error { return check(c, r) },
+				},
+				{
+					Name:   "show",
+					Usage:  "print every option in force and where its value came from; secrets are redacted",
+					Action: func(c *cli.Context) error { return show(c, r) },
+				},
+			},
+		}},
+	}
+}
+
+// sources are the environment and the file of the program's --config.
+func sources(c *cli.Context) config.Sources { return config.System(c.String("config"), nil) }
+
+func run(c *cli.Context, r Role) error {
+	if c.Args().Present() {
+		return cli.Exit(fmt.Sprintf("keylime %s: unexpected argument %q; see keylime %s --help", r.Name, c.Args().First(), r.Name), 2)
+	}
+	src := sources(c)
+	logging, _, err := config.LoadLogging(src)
+	if err != nil {
+		return err
+	}
+	log, err := Logger(logging, r.Name, c.App.Writer, c.App.ErrWriter)
+	if err != nil {
+		return err
+	}
+	start, report, err := r.Load(c, src)
+	if err != nil {
+		return err
+	}
+	for _, w := range report.Warnings {
+		log.Warn().Msg(w)
+	}
+	return start(c.Context, log)
+}
+
+func check(c *cli.Context, r Role) error {
+	_, report, err := r.Load(c, sources(c))
+	for _, w := range report.Warnings {
+		fmt.Fprintln(c.App.ErrWriter, "warning:", w)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.Writer, "configuration of the %s is valid", r.Name)
+	for _, f := range report.Files {
+		fmt.Fprintf(c.App.Writer, "; read %s", f)
+	}
+	fmt.Fprintln(c.App.Writer)
+	return nil
+}
+
+func show(c *cli.Context, r Role) error {
+	_, report, err := r.Load(c, sources(c))
+	if err != nil {
+		return err
+	}
+	return report.Show(c.App.Writer)
+}
