@@ -54,6 +54,9 @@ type testAgent struct {
 	conns    map[string]bool // remote addresses seen
 }
 
+// quietLog is for servers of tests, whose clients misbehave on purpose.
+var quietLog = log.New(io.Discard, "", 0)
+
 // transportKeys are made once: a test needs at most two that differ.
 var transportKeys = [2]func() *rsa.PrivateKey{sync.OnceValue(makeKey), sync.OnceValue(makeKey)}
 
@@ -97,7 +100,7 @@ func (a *testAgent) serve(t testing.TB, h http.Handler) {
 		t.Fatal(err)
 	}
 	srv := httptest.NewUnstartedServer(h)
-	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.Config.ErrorLog = quietLog
 	srv.TLS = &tls.Config{
 		Certificates: []tls.Certificate{pair},
 		ClientAuth:   tls.RequireAndVerifyClientCert,

@@ -186,15 +186,24 @@ func (tv *testVerifier) serve(t testing.TB) (base string, admin *http.Client) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- web.Serve(ctx, ln, tv.Handler(), cfg, web.Limits{}, zerolog.Nop()) }()
-	transport := &http.Transport{TLSClientConfig: ca.client.Clone()}
 	t.Cleanup(func() {
-		transport.CloseIdleConnections()
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
-	return "https://" + ln.Addr().String(), &http.Client{Transport: transport}
+	return "https://" + ln.Addr().String(), clientWith(t, ca.client.Certificates...)
+}
+
+// clientWith is a client that trusts the test CA and presents the certificates. Redirects are shown, not followed.
+func clientWith(t testing.TB, certs ...tls.Certificate) *http.Client {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: testCA(t).pool, Certificates: certs}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 func encode(t testing.TB, v any) []byte {

@@ -173,4 +173,3 @@ func (v *Verifier) Close() {
 func (v *Verifier) enrolDefaults() enrolDefaults {
 	return enrolDefaults{verifierID: v.cfg.UUID, verifierIP: v.cfg.IP, verifierPort: v.cfg.Port, guard: v.guard, now: time.Now().UTC()}
 }
-
