@@ -29,12 +29,13 @@ type exchange struct {
 	route   *route
 	subject string // the path's id or name, for the log
 	admin   string
-	status  int // of the answer; 0 = not sent yet
+	status  int    // of the answer; 0 = not sent yet
+	end     func() // of the handler's context
 	cause   error
 }
 
 func (rt *Router) begin(w http.ResponseWriter, req *http.Request) *exchange {
-	x := &exchange{rt: rt, w: w, req: req, start: time.Now(), id: requestID(req.Header.Get("X-Request-Id"))}
+	x := &exchange{rt: rt, w: w, req: req, end: func() {}, start: time.Now(), id: requestID(req.Header.Get("X-Request-Id"))}
 	w.Header().Set("X-Request-Id", x.id)
 	return x
 }
@@ -77,7 +78,7 @@ func (x *exchange) serve() (any, error) {
 		return nil, &Error{Code: http.StatusBadRequest, Msg: "the query string is malformed", Err: err}
 	}
 	ctx, cancel := context.WithTimeout(x.req.Context(), route.Timeout)
-	defer cancel()
+	x.end = cancel // not before the answer is out: a Stream works in ctx
 	x.deadline(route.Timeout)
 	return route.Handle(ctx, &Request{
 		ID: x.id, Version: params["version"], Admin: x.admin, Peer: peer(x.req), Header: x.req.Header, Query: query,

@@ -107,6 +107,7 @@ func (rt *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	x := rt.begin(w, req)
 	defer x.log()
 	defer rt.rescue(x)
+	defer func() { x.end() }()
 	result, err := x.serve()
 	x.answer(result, err)
 }
