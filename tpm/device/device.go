@@ -35,6 +35,7 @@ type TPM struct {
 	link     link
 	turn     chan struct{} // holds the one token that entitles to use link
 	nvBuffer int           // most bytes that one NV read returns
+	patience time.Duration // with a TPM that asks to repeat a command
 }
 
 // Open connects to the TPM that tcti names: "device:/dev/tpmrm0", "swtpm:host=127.0.0.1,port=2321" or
@@ -44,7 +45,7 @@ func Open(ctx context.Context, tcti string) (*TPM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open TPM: %w", err)
 	}
-	t := &TPM{link: l, turn: make(chan struct{}, 1)}
+	t := &TPM{link: l, turn: make(chan struct{}, 1), patience: busyLimit}
 	t.turn <- struct{}{}
 	err = t.run(ctx, "open TPM", func(c *conn) error {
 		t.nvBuffer, err = c.nvBufferSize()
@@ -80,7 +81,7 @@ func (t *TPM) run(ctx context.Context, what string, operation func(*conn) error)
 		return fmt.Errorf("%s: wait for the TPM: %w", what, context.Cause(ctx))
 	}
 	defer func() { t.turn <- struct{}{} }()
-	if err := operation(&conn{ctx: ctx, link: t.link}); err != nil {
+	if err := operation(&conn{ctx: ctx, link: t.link, patience: t.patience}); err != nil {
 		return fmt.Errorf("%s: %w", what, explain(err))
 	}
 	return nil
@@ -103,8 +104,9 @@ func explain(err error) error {
 
 // conn is the TPM for the length of one operation. It implements go-tpm's transport.TPM.
 type conn struct {
-	ctx  context.Context // of this operation only
-	link link
+	ctx      context.Context // of this operation only
+	link     link
+	patience time.Duration
 }
 
 // Send executes one command and repeats it for as long as the TPM asks to.
@@ -125,8 +127,8 @@ func (c *conn) Send(command []byte) ([]byte, error) {
 		if !askedToRepeat(rc) {
 			return response, nil
 		}
-		if waited += wait; waited > busyLimit {
-			return nil, fmt.Errorf("%w: it asked to repeat a command for %v: %w", ErrBusy, busyLimit, rc)
+		if waited += wait; waited > c.patience {
+			return nil, fmt.Errorf("%w: it asked to repeat a command for %v: %w", ErrBusy, c.patience, rc)
 		}
 		select {
 		case <-time.After(wait):
@@ -149,7 +151,7 @@ func askedToRepeat(rc tpm2.TPMRC) bool {
 func (c *conn) flush(h tpm2.TPMHandle) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), cleanupTimeout)
 	defer cancel()
-	if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(&conn{ctx: ctx, link: c.link}); err != nil {
+	if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(&conn{ctx: ctx, link: c.link, patience: c.patience}); err != nil {
 		return fmt.Errorf("flush handle 0x%08x: %w", uint32(h), err)
 	}
 	return nil

@@ -11,8 +11,14 @@ import (
 	"keylime/tpm"
 )
 
+// allPCRs are those that a PC Client TPM has.
+const allPCRs tpm.Mask = 0xFFFFFF
+
 // ReadPCR returns the value of one PCR.
 func (t *TPM) ReadPCR(ctx context.Context, bank tpm.Hash, pcr int) ([]byte, error) {
+	if !allPCRs.Has(pcr) {
+		return nil, fmt.Errorf("read PCRs: no PCR %d", pcr)
+	}
 	values, err := t.ReadPCRs(ctx, bank, tpm.MaskOf(pcr))
 	if err != nil {
 		return nil, err
@@ -66,7 +72,7 @@ func (t *TPM) GetRandom(ctx context.Context, n int) ([]byte, error) {
 // readPCRs reads as often as it takes: one command returns at most eight values.
 func (c *conn) readPCRs(bank tpm.Hash, mask tpm.Mask) ([][]byte, error) {
 	values := make([][]byte, 0, mask.Count())
-	for rest := mask; rest != 0; {
+	for rest := mask & allPCRs; rest != 0; {
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: selection(bank, rest)}.Execute(c)
 		if err != nil {
 			return nil, err

@@ -19,18 +19,24 @@ var (
 	ErrUnsteady = errors.New("PCRs change faster than they can be quoted")
 )
 
-// quoteTries bounds how often PCRs are read and quoted until both agree.
-const quoteTries = 5
+const (
+	// quoteTries bounds how often PCRs are read and quoted until both agree.
+	quoteTries = 5
+
+	// maxNonce is what every TPM with a 512-bit digest takes as qualifying data; one with less says so itself.
+	maxNonce = 64
+)
 
 // Quote quotes the PCRs of mask and returns them with their values. Unless dataDigest is nil, PCR 16 is first
-// reset, extended with it and added to mask. The TPM signs with the AK's hash, so bank should be that hash.
+// reset, extended with it and added to mask. The TPM signs with the AK's hash, so bank should be that hash. The nonce
+// has 1 to 64 bytes.
 func (t *TPM) Quote(ctx context.Context, ak *AK, nonce []byte, mask tpm.Mask, bank tpm.Hash, dataDigest []byte) (tpm.Quote, error) {
 	r := quoteRequest{nonce: nonce, mask: mask, bank: bank, data: dataDigest}
 	if dataDigest != nil {
-		if len(dataDigest) != bank.Size() {
-			return tpm.Quote{}, fmt.Errorf("quote: data digest of %d bytes, want %d for %v", len(dataDigest), bank.Size(), bank)
-		}
 		r.mask = mask.With(tpm.PCRData)
+	}
+	if err := r.check(); err != nil {
+		return tpm.Quote{}, fmt.Errorf("quote: %w", err)
 	}
 	var q tpm.Quote
 	err := t.run(ctx, "quote", func(c *conn) error {
@@ -48,6 +54,20 @@ type quoteRequest struct {
 	mask  tpm.Mask
 	bank  tpm.Hash
 	data  []byte // nil, or the digest for PCR 16
+}
+
+func (r quoteRequest) check() error {
+	switch n := len(r.nonce); {
+	case n == 0 || n > maxNonce:
+		return fmt.Errorf("nonce of %d bytes, want 1 to %d", n, maxNonce)
+	case r.mask == 0 || r.mask != r.mask&allPCRs:
+		return fmt.Errorf("PCR mask %v, want PCRs of 0 to 23", r.mask)
+	case !r.bank.Valid():
+		return fmt.Errorf("PCR bank: %w %v", tpm.ErrUnknownHash, r.bank)
+	case r.data != nil && len(r.data) != r.bank.Size():
+		return fmt.Errorf("data digest of %d bytes, want %d for %v", len(r.data), r.bank.Size(), r.bank)
+	}
+	return nil
 }
 
 // quoteSteady repeats the quote until the values read before it are those it signs: any program may extend PCRs
