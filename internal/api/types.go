@@ -47,6 +47,8 @@ type RegistrarAgent struct {
 	IP       *string `json:"ip"`
 	Port     *int    `json:"port"`
 	RegCount int     `json:"regcount"`
+	// EKChain is ours: the certificates that the agent sent after its EK certificate, base64 DER.
+	EKChain []string `json:"ekcert_chain,omitempty"`
 	// ProviderKeys is only in records of virtual TPMs of older releases.
 	ProviderKeys json.RawMessage `json:"provider_keys,omitempty"`
 }

@@ -8,16 +8,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // Error is an answer that says no. Msg goes to the client as the envelope's status, without Msg the answer has no
 // body; Err is the cause, for the log alone.
 type Error struct {
-	Code int // HTTP status
-	Msg  string
-	Err  error
+	Code  int // HTTP status
+	Msg   string
+	Err   error
+	Retry time.Duration // when to come back, for 429 and 503; 0 = not said
 
 	title string   // set by this package: the body is a JSON:API error instead of an envelope
 	allow []string // set by this package: the Allow header
@@ -98,6 +102,9 @@ func (x *exchange) refuse(e *Error) {
 	x.cause = e
 	if len(e.allow) > 0 {
 		x.w.Header().Set("Allow", strings.Join(e.allow, ", "))
+	}
+	if e.Retry > 0 {
+		x.w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.Retry.Seconds()))))
 	}
 	switch {
 	case e.title != "":
