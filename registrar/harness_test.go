@@ -1,0 +1,249 @@
+package registrar
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha512"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"keylime/internal/api"
+	"keylime/internal/config"
+	"keylime/internal/fleet"
+	"keylime/internal/pki"
+	"keylime/store/bolt"
+	"keylime/tpm"
+)
+
+// site is a registrar that serves on both ports of loopback over a real store, with an administrator's certificate.
+type site struct {
+	*Registrar
+	db     *bolt.DB
+	log    *journal
+	public *api.RegistrarClient // plain HTTP, as agents come
+	admin  *api.RegistrarClient // mutual TLS
+	plain  string               // base URLs
+	secure string
+	tls    *tls.Config // of the administrator
+	ca     *pki.CA
+	dir    string
+}
+
+// journal collects log lines of concurrent writers.
+type journal struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.text = append(j.text, p...)
+	return len(p), nil
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return string(j.text)
+}
+
+// configuration is what a registrar has without any, in a directory of the test's own.
+func configuration(t testing.TB, dir string, environ ...string) (config.Registrar, config.CA) {
+	t.Helper()
+	src := config.Sources{Root: dir, Environ: append([]string{"KEYLIME_DIR=" + dir, "KEYLIME_REGISTRAR_PORT=0", "KEYLIME_REGISTRAR_TLS_PORT=0"}, environ...)}
+	cfg, _, err := config.LoadRegistrar(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, _, err := config.LoadCA(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg, ca
+}
+
+// start starts a registrar whose configuration the test may change.
+func start(t testing.TB, change func(*config.Registrar)) *site {
+	t.Helper()
+	s := &site{log: &journal{}, dir: t.TempDir()}
+	cfg, ca := configuration(t, s.dir)
+	if change != nil {
+		change(&cfg)
+	}
+	s.certificates(t, cfg, ca)
+	var err error
+	if s.db, err = bolt.Open(filepath.Join(s.dir, "registrar.db"), bolt.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if s.Registrar, err = New(cfg, s.db, zerolog.New(s.log)); err != nil {
+		t.Fatal(err)
+	}
+	settings, err := pki.ServerTLS(cfg.TLS.ServerFiles())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, secure := listen(t), listen(t)
+	s.plain, s.secure = "http://"+plain.Addr().String(), "https://"+secure.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, plain, secure, settings) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+		if err := s.db.Close(); err != nil {
+			t.Errorf("close the store: %v", err)
+		}
+	})
+	s.public = api.NewRegistrar(s.plain, httpClient(t, nil))
+	s.admin = api.NewRegistrar(s.secure, httpClient(t, s.tls))
+	return s
+}
+
+// certificates makes the CA, the listener's certificate and the administrator's.
+func (s *site) certificates(t testing.TB, cfg config.Registrar, options config.CA) {
+	t.Helper()
+	if err := cfg.TLS.Provide(options, cfg.IP); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(s.dir, "cv_ca")
+	var err error
+	if s.ca, err = pki.EnsureCA(dir, options.Options()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ca.EnsureLeaf(pki.Leaf{Name: "client", Kind: pki.Client}); err != nil {
+		t.Fatal(err)
+	}
+	s.tls, err = pki.ClientTLS(pki.ClientFiles{
+		CertFile: filepath.Join(dir, "client-cert.crt"), KeyFile: filepath.Join(dir, "client-private.pem"),
+		ServerCAs: []string{filepath.Join(dir, "cacert.crt")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+func httpClient(t testing.TB, settings *tls.Config) *http.Client {
+	tr := &http.Transport{TLSClientConfig: settings}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+}
+
+// machine is an agent's side of registration, over a software TPM.
+type machine struct {
+	*fleet.SoftTPM
+	id string
+}
+
+var elliptic sync.Mutex // key generation of several tests at once starves the machine
+
+func newMachine(t testing.TB, id string) *machine {
+	t.Helper()
+	return modelled(t, id, fleet.Model{Alg: "ecc256"})
+}
+
+func modelled(t testing.TB, id string, m fleet.Model) *machine {
+	t.Helper()
+	elliptic.Lock()
+	defer elliptic.Unlock()
+	soft, err := fleet.Build(rand.Reader, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &machine{soft, id}
+}
+
+func text(s string) *string { return &s }
+
+func b64(b []byte) *string { return text(base64.StdEncoding.EncodeToString(b)) }
+
+// request is what the machine registers with.
+func (m *machine) request() api.RegisterRequest {
+	return api.RegisterRequest{
+		EKTPM: b64(m.EKPublic()), AIKTPM: b64(m.AKPublic()), EKCert: text(""),
+		IP: text("127.0.0.1"), Port: json.RawMessage("9002"), MTLSCert: text("disabled"),
+	}
+}
+
+// tag answers a challenge.
+func (m *machine) tag(t testing.TB, blob string) string {
+	t.Helper()
+	sealed, err := base64.StdEncoding.DecodeString(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := m.Activate(sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tagOf(string(secret), m.id)
+}
+
+func tagOf(secret, id string) string {
+	mac := hmac.New(sha512.New384, []byte(base64.StdEncoding.EncodeToString([]byte(secret))))
+	mac.Write([]byte(id))
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// register registers and activates, and fails the test when either is refused.
+func (s *site) register(t testing.TB, m *machine, req api.RegisterRequest) {
+	t.Helper()
+	res, err := s.public.Register(t.Context(), "2.6", m.id, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.public.Activate(t.Context(), "2.6", m.id, m.tag(t, res.Blob)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refused registers and wants an answer with that status, whose text it returns.
+func (s *site) refused(t testing.TB, id string, req api.RegisterRequest, status int) string {
+	t.Helper()
+	_, err := s.public.Register(t.Context(), "2.6", id, req)
+	if !api.IsStatus(err, status) {
+		t.Fatalf("Register(%s) = %v, want status %d", id, err, status)
+	}
+	return err.Error()
+}
+
+// record is the active registration as the administrator sees it.
+func (s *site) record(t testing.TB, id string) api.RegistrarAgent {
+	t.Helper()
+	a, err := s.admin.Agent(t.Context(), "2.6", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func parse(t testing.TB, public []byte) *tpm.Public {
+	t.Helper()
+	p, err := tpm.ParsePublic(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
