@@ -196,8 +196,8 @@ type VerifierAgent struct {
 	RuntimePolicyName   string `json:"runtime_policy_name,omitempty"`
 	RuntimePolicyDigest string `json:"runtime_policy_digest,omitempty"`
 	// Appraises is ours: what evidence is judged by beside the quote itself, of "tpm_policy" and "runtime_policy". An
-	// empty list means that the agent proves its identity and nothing else.
-	Appraises []string `json:"appraises"`
+	// empty list means that the agent proves its identity and nothing else; nil, that the verifier does not say.
+	Appraises []string `json:"appraises,omitzero"`
 }
 
 // VerifierAgents is GET /v2.x/agents at the verifier: an array of one-element arrays.
