@@ -16,7 +16,6 @@ import (
 	"slices"
 	"time"
 
-	"keylime/internal/config"
 	"keylime/internal/pki"
 )
 
@@ -35,7 +34,7 @@ func (t *Tenant) deliverCertificates(d *delivery, o *options) error {
 	if slices.Contains([]string{"server", "client", "ca", notifier}, o.agent) {
 		return failure(exitFailed, "give the agent another id", "the id %q is the name of another certificate in a CA's directory", o.agent)
 	}
-	ca, err := pki.EnsureCA(dir, caOptions(t.ca))
+	ca, err := pki.EnsureCA(dir, t.ca.Options())
 	for _, name := range []string{o.agent, notifier} {
 		if err == nil {
 			// Not for clients: whoever holds a client certificate of the verifier's CA is an administrator.
@@ -56,15 +55,6 @@ func (t *Tenant) deliverCertificates(d *delivery, o *options) error {
 		return failure(exitFailed, "remove the file to have it issued again", "certificate of the agent: %w", err)
 	}
 	return t.seal(d, archive)
-}
-
-func caOptions(c config.CA) pki.CAOptions {
-	return pki.CAOptions{
-		Password: string(c.Password),
-		Country:  c.Country, CommonName: c.CommonName, State: c.State, Locality: c.Locality,
-		Organization: c.Organization, OrgUnit: c.OrgUnit,
-		Lifetime: c.CALifetime, LeafLifetime: c.CertLifetime, Bits: c.Bits, CRLURL: c.CRLDist,
-	}
 }
 
 // packageFiles is the zip archive of a certificate package: flat and uncompressed, as agents unpack it. The files

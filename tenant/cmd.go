@@ -5,6 +5,9 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"keylime/internal/config"
+	"keylime/internal/daemon"
 )
 
 const (
@@ -27,9 +30,16 @@ func Command() *cli.Command {
 		UsageText:       "keylime tenant COMMAND [flags]\nkeylime tenant -c COMMAND [flags of keylime_tenant]",
 		Description:     about + "\n\n" + exitCodes,
 		SkipFlagParsing: true, // what is no native command is in upstream's form
-		Subcommands:     nativeCommands(),
+		Subcommands:     append(nativeCommands(), configCommand()),
 		Action:          upstreamAction,
 	}
+}
+
+func configCommand() *cli.Command {
+	return daemon.ConfigCommand("tenant", func(_ *cli.Context, src config.Sources) (config.Report, error) {
+		_, report, err := config.LoadTenant(src)
+		return report, err
+	})
 }
 
 // nativeCommands makes the commands with a path of two words subcommands of the first.
@@ -70,7 +80,7 @@ func (c command) native(name string) *cli.Command {
 			if cc.Args().Present() {
 				return usage("`keylime tenant "+c.path+" --help` lists the flags", "unexpected argument %q", cc.Args().First())
 			}
-			var o options
+			o := options{configFile: cc.String("config")}
 			for _, f := range flags {
 				f.take(cc, &o)
 			}
@@ -126,6 +136,7 @@ func upstreamAction(cc *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	o.configFile = cc.String("config")
 	return executeUpstream(cc.Context, name, &o, streamsOf(cc))
 }
 

@@ -8,7 +8,7 @@ import (
 // options is a parsed command line, whichever form it had.
 type options struct {
 	// How to run.
-	configFile string
+	configFile string // of the program's --config
 	output     string // table, json, upstream; "" = table
 	json       bool
 	help       bool // upstream's form only
@@ -97,7 +97,6 @@ func join(sets ...flagSet) flagSet { return slices.Concat(sets...) }
 // everywhere are the flags of all commands.
 func everywhere() flagSet {
 	return flagSet{
-		{"config", nil, "read `FILE` in place of the keylime.toml there is", func(o *options) any { return &o.configFile }},
 		{"output", nil, "print as `FORMAT`: table, json, or upstream (the lines of keylime_tenant)", func(o *options) any { return &o.output }},
 		{"json", nil, "same as --output json", func(o *options) any { return &o.json }},
 	}

@@ -38,7 +38,7 @@ var authority = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ca, err := pki.EnsureCA(filepath.Join(dir, "cv_ca"), caOptions(packer(io.Discard).ca))
+	ca, err := pki.EnsureCA(filepath.Join(dir, "cv_ca"), packer(io.Discard).ca.Options())
 	if err == nil {
 		err = ca.EnsureLeaf(pki.Leaf{Name: "server", Kind: pki.Server, Hosts: []string{"localhost", "127.0.0.1"}})
 	}

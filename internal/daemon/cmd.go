@@ -32,22 +32,39 @@ func Command(r Role) *cli.Command {
 		Description: r.About,
 		Flags:       r.Flags,
 		Action:      func(c *cli.Context) error { return run(c, r) },
-		Subcommands: []*cli.Command{{
-			Name:  "config",
-			Usage: "show or check the configuration that the role would run with",
-			Subcommands: []*cli.Command{
-				{
-					Name:   "check",
-					Usage:  "say whether the configuration is valid; exit status 1 when it is not",
-					Action: func(c *cli.Context) error { return check(c, r) },
-				},
-				{
-					Name:   "show",
-					Usage:  "print every option in force and where its value came from; secrets are redacted",
-					Action: func(c *cli.Context) error { return show(c, r) },
+		Subcommands: []*cli.Command{ConfigCommand(r.Name, func(c *cli.Context, src config.Sources) (config.Report, error) {
+			_, report, err := r.Load(c, src)
+			return report, err
+		})},
+	}
+}
+
+// ConfigCommand is `config check` and `config show` of a role. load is as Role.Load.
+func ConfigCommand(role string, load func(c *cli.Context, src config.Sources) (config.Report, error)) *cli.Command {
+	return &cli.Command{
+		Name:  "config",
+		Usage: "show or check the configuration that the role would run with",
+		Subcommands: []*cli.Command{
+			{
+				Name:  "check",
+				Usage: "say whether the configuration is valid; exit status 1 when it is not",
+				Action: func(c *cli.Context) error {
+					report, err := load(c, sources(c))
+					return check(c, role, report, err)
 				},
 			},
-		}},
+			{
+				Name:  "show",
+				Usage: "print every option in force and where its value came from; secrets are redacted",
+				Action: func(c *cli.Context) error {
+					report, err := load(c, sources(c))
+					if err != nil {
+						return err
+					}
+					return report.Show(c.App.Writer)
+				},
+			},
+		},
 	}
 }
 
@@ -77,26 +94,17 @@ func run(c *cli.Context, r Role) error {
 	return start(c.Context, log)
 }
 
-func check(c *cli.Context, r Role) error {
-	_, report, err := r.Load(c, sources(c))
+func check(c *cli.Context, role string, report config.Report, err error) error {
 	for _, w := range report.Warnings {
 		fmt.Fprintln(c.App.ErrWriter, "warning:", w)
 	}
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.App.Writer, "configuration of the %s is valid", r.Name)
+	fmt.Fprintf(c.App.Writer, "configuration of the %s is valid", role)
 	for _, f := range report.Files {
 		fmt.Fprintf(c.App.Writer, "; read %s", f)
 	}
 	fmt.Fprintln(c.App.Writer)
 	return nil
-}
-
-func show(c *cli.Context, r Role) error {
-	_, report, err := r.Load(c, sources(c))
-	if err != nil {
-		return err
-	}
-	return report.Show(c.App.Writer)
 }
