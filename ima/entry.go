@@ -135,18 +135,18 @@ func (p *Parser) unhex(text []byte) ([]byte, error) {
 }
 
 func parsePCR(text []byte) (int, error) {
-	n := 0
-	for _, c := range text {
-		if c < '0' || c > '9' || len(text) > 2 {
-			return 0, errPCR
+	switch {
+	case len(text) == 1 && isDigit(text[0]):
+		return int(text[0] - '0'), nil
+	case len(text) == 2 && text[0] != '0' && isDigit(text[0]) && isDigit(text[1]):
+		if n := int(text[0]-'0')*10 + int(text[1]-'0'); n < 24 {
+			return n, nil
 		}
-		n = 10*n + int(c-'0')
 	}
-	if len(text) == 0 || n > 23 {
-		return 0, errPCR
-	}
-	return n, nil
+	return 0, errPCR
 }
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 // clip shortens what an error text quotes.
 func clip(text []byte) []byte { return text[:min(len(text), 64)] }

@@ -127,8 +127,6 @@ func (c *runtimeCompiler) logHashAlg() error {
 	return nil
 }
 
-const digestForm = `^[0-9a-f]{40,128}$`
-
 // table reads an object of name to list of digests.
 func (c *runtimeCompiler) table(into *tableBuilder) error {
 	return c.object(1, nil, func(name string) error {
@@ -140,9 +138,7 @@ func (c *runtimeCompiler) table(into *tableBuilder) error {
 		err := c.r.Array(func() error {
 			empty = false
 			return c.string(3, func(s string) {
-				if isDigest(s) {
-					into.digest(s)
-				} else {
+				if !into.digest(s) {
 					c.violation(3, "%s does not match '%s'", pythonString(s), digestForm)
 				}
 			})
@@ -152,19 +148,6 @@ func (c *runtimeCompiler) table(into *tableBuilder) error {
 		}
 		return err
 	})
-}
-
-// isDigest is digestForm.
-func isDigest(s string) bool {
-	if len(s) < 40 || len(s) > 128 {
-		return false
-	}
-	for i := range len(s) {
-		if nibble(s[i]) == 0xFF {
-			return false
-		}
-	}
-	return true
 }
 
 // keys validates the text of the keyring in "verification-keys".

@@ -58,17 +58,29 @@ func (b *tableBuilder) name(name string) {
 	b.size += len(name)
 }
 
-// digest adds a lower-case hex digest of at most 64 bytes to the last name. One with an odd number of digits equals
-// the hex form of no digest, so that it is valid in a policy but accepts nothing.
-func (b *tableBuilder) digest(digits string) {
-	if len(digits)%2 != 0 {
-		return
+// digestForm is what a digest looks like in a policy. It is lax: a length between those of hashes can match nothing.
+const digestForm = `^[0-9a-f]{40,128}$`
+
+// digest adds a digest to the last name; false when it is not of digestForm. One with an odd number of digits equals
+// the hex form of no digest, so that it is valid but accepts nothing.
+func (b *tableBuilder) digest(digits string) bool {
+	if len(digits) < 40 || len(digits) > 128 {
+		return false
 	}
+	start := len(b.slab)
 	b.slab = append(b.slab, byte(len(digits)/2))
-	for i := 0; i < len(digits); i += 2 {
-		b.slab = append(b.slab, nibble(digits[i])<<4|nibble(digits[i+1]))
+	var bad byte
+	for i := 0; i+1 < len(digits); i += 2 {
+		high, low := nibbles[digits[i]], nibbles[digits[i+1]]
+		bad |= high | low
+		b.slab = append(b.slab, high<<4|low)
+	}
+	if len(digits)%2 != 0 {
+		bad |= nibbles[digits[len(digits)-1]]
+		b.slab = b.slab[:start]
 	}
 	b.spans[len(b.spans)-1].to = uint32(len(b.slab))
+	return bad&0xF0 == 0
 }
 
 func (b *tableBuilder) table() table {
@@ -86,13 +98,10 @@ func (b *tableBuilder) table() table {
 	return table{spans, bytes.Clone(b.slab)}
 }
 
-// nibble is the value of a lower-case hex digit; 0xFF for any other byte.
-func nibble(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10
+// nibbles are the values of lower-case hex digits; 0xFF for any other byte.
+var nibbles = func() (t [256]byte) {
+	for i := range t {
+		t[i] = byte(strings.IndexByte("0123456789abcdef", byte(i))) // -1 becomes 0xFF
 	}
-	return 0xFF
-}
+	return t
+}()
