@@ -80,6 +80,8 @@ func (m *machine) boot(t testing.TB) {
 	m.ahead = nil
 }
 
+func hexOf(b []byte) string { return hex.EncodeToString(b) }
+
 // filePath and fileDigest are those of the policy's files.
 func filePath(i int) string { return fmt.Sprintf("/usr/bin/tool%d", i) }
 
