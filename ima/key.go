@@ -42,7 +42,11 @@ func ClassifyKey(buffer []byte) KeyKind {
 
 // isPKCS1 reports whether the content is that of an RSAPublicKey: two integers.
 func isPKCS1(content cryptobyte.String) bool {
-	return content.SkipASN1(tag.INTEGER) && content.SkipASN1(tag.INTEGER) && content.Empty()
+	integers := 0
+	for content.SkipASN1(tag.INTEGER) {
+		integers++
+	}
+	return integers == 2 && content.Empty()
 }
 
 // certifiedKey returns the content of the SubjectPublicKeyInfo of a certificate with the given content (RFC 5280, 4.1).

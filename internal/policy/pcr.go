@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -48,7 +49,11 @@ func ParsePCR(text string) (*PCR, error) {
 	if err == nil {
 		err = r.End()
 	}
-	if err != nil {
+	var known *Error
+	switch {
+	case errors.As(err, &known):
+		return nil, known
+	case err != nil:
 		return nil, &Error{"tpm_policy: " + err.Error()}
 	}
 	p.mask = p.Constrained()
@@ -65,13 +70,13 @@ func ParsePCR(text string) (*PCR, error) {
 func (p *PCR) readPCR(r *strictjson.Reader, name string) error {
 	pcr, err := strconv.Atoi(name)
 	if err != nil || pcr < 0 || pcr >= pcrCount || strconv.Itoa(pcr) != name {
-		return fmt.Errorf("Invalid tpm policy pcr number: %s", name)
+		return &Error{"Invalid tpm policy pcr number: " + name}
 	}
 	switch pcr {
 	case tpm.PCRIma:
-		return fmt.Errorf("Invalid allowlist PCR number %d, this PCR is used for IMA.", pcr)
+		return &Error{"Invalid allowlist PCR number 10, this PCR is used for IMA."}
 	case tpm.PCRData:
-		return fmt.Errorf("Invalid allowlist PCR number %d, keylime uses this PCR to bind data.", pcr)
+		return &Error{"Invalid allowlist PCR number 16, keylime uses this PCR to bind data."}
 	}
 	readDigest := func() error {
 		s, err := r.String()
