@@ -19,6 +19,7 @@ import (
 
 	"keylime/internal/api"
 	"keylime/internal/config"
+	"keylime/internal/web"
 	"keylime/tpm"
 	"keylime/tpm/device"
 )
@@ -248,8 +249,12 @@ func (a *agent) serve(ctx context.Context) error {
 		a.log.Warn().Err(err).Msg("revocations are ignored until a payload brings another certificate")
 	}
 	payloads := a.newPayloads(revoker)
+	access := web.Admin
+	if !a.cfg.EnableAgentMTLS {
+		access = web.Public
+	}
 	server := &server{
-		agentID: a.id, versions: a.versions, ak: a.attester.loaded().Public, bank: a.attester.bank,
+		access: access, agentID: a.id, versions: a.versions, ak: a.attester.loaded().Public, bank: a.attester.bank,
 		attester: a.attester, logs: a.logs, transport: a.transport, bootstrap: newBootstrap(a.id),
 		deliver: payloads.submit, revoke: revoker.submit, streams: make(chan struct{}, maxListStreams), log: a.log,
 	}
@@ -259,7 +264,7 @@ func (a *agent) serve(ctx context.Context) error {
 	defer stop()
 	group.Go(func() { revoker.run(workers) })
 	group.Go(func() { payloads.run(workers) })
-	return a.listen(ctx, server)
+	return a.listen(ctx, server.handler())
 }
 
 func (a *agent) newRevoker() *revoker {

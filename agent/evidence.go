@@ -1,20 +1,17 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
-	"time"
 
 	"github.com/rs/zerolog"
 
 	"keylime/internal/api"
+	"keylime/internal/web"
 )
 
 // bootLogs are the logs that explain PCRs; nil where the machine has none. They are opened once, by root.
@@ -52,119 +49,83 @@ func (l bootLogs) close() {
 	}
 }
 
-// integrityEvidence is an answer to /quotes/integrity. Its logs are read and encoded while they are sent.
-type integrityEvidence struct {
-	results api.QuoteResults // without the logs
-	uefi    io.Reader        // nil = not sent
-	ima     *listWindow      // nil = not sent
-	release func()           // gives back the turn to send logs
-}
-
-// collect adds the logs to a quote: the boot log when PCR 0 was asked for, the IMA list always (wire).
+// collect adds the logs to a quote: the boot log when PCR 0 was asked for, the IMA list always (wire). They are read
+// and encoded while they are sent.
 func (s *server) collect(ctx context.Context, results api.QuoteResults, want integrity) (any, error) {
-	evidence := integrityEvidence{results: results, release: func() {}}
+	evidence := evidence{}
 	if s.logs.uefi != nil && want.mask.Has(0) {
 		evidence.uefi = io.NewSectionReader(s.logs.uefi, 0, maxBootLog)
 	}
 	if evidence.uefi == nil && s.logs.ima == nil {
 		return results, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, quoteWait)
-	defer cancel()
 	select {
 	case s.streams <- struct{}{}:
-		evidence.release = func() { <-s.streams }
 	case <-ctx.Done():
-		return nil, unable("Unable to retrieve quote", errors.New("too many measurement lists are being sent"))
+		s.log.Error().Int("limit", maxListStreams).Msg("quote failed: too many measurement lists are being sent")
+		return nil, errNoQuote()
 	}
 	if s.logs.ima != nil {
 		window, err := s.logs.ima.from(want.entry)
 		if err != nil {
-			evidence.release()
-			return nil, unable("Unable to retrieve IMA measurement list", err)
+			<-s.streams
+			s.log.Error().Err(err).Msg("quote failed")
+			return nil, errNoQuote()
 		}
-		evidence.ima = &window
-		evidence.results.IMAEntry = &window.first
+		evidence.ima = window.text
+		results.IMAEntry = &window.first
 	}
-	return evidence, nil
+	evidence.results = results
+	return web.Stream(func(w io.Writer) error {
+		defer func() { <-s.streams }()
+		return evidence.write(w)
+	}), nil
 }
 
-// writeTo implements stream.
-func (e integrityEvidence) writeTo(w http.ResponseWriter) error {
-	defer e.release()
+// evidence is a quote with its logs.
+type evidence struct {
+	results   api.QuoteResults // without the logs
+	uefi, ima io.Reader        // nil = not sent
+}
+
+// write writes the results object.
+func (e evidence) write(w io.Writer) error {
 	head, err := json.Marshal(e.results)
 	if err != nil {
 		return fmt.Errorf("encode quote: %w", err)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	out := bufio.NewWriterSize(patientWriter{w, http.NewResponseController(w)}, readChunk)
-	// The results' own closing brace comes after the logs.
-	fmt.Fprintf(out, `{"code":200,"status":"Success","results":%s`, head[:len(head)-1])
-	err = errors.Join(e.writeUEFI(out), e.writeIMA(out))
-	if err == nil {
-		_, err = io.WriteString(out, "}}")
-	}
-	if err == nil {
-		err = out.Flush()
-	}
-	if err != nil {
-		return errBroken{err}
-	}
-	return nil
-}
-
-func (e integrityEvidence) writeUEFI(out io.Writer) error {
-	if e.uefi == nil {
-		return nil
-	}
-	if _, err := io.WriteString(out, `,"mb_measurement_list":"`); err != nil {
+	// The logs come between the other members and the closing brace.
+	if _, err := w.Write(head[:len(head)-1]); err != nil {
 		return err
 	}
-	encoder := base64.NewEncoder(base64.StdEncoding, out)
-	if err := copyLog(encoder, e.uefi); err != nil {
-		return fmt.Errorf("send the measured boot log: %w", err)
+	if e.uefi != nil {
+		err := writeMember(w, "mb_measurement_list", e.uefi, base64.NewEncoder(base64.StdEncoding, w))
+		if err != nil {
+			return fmt.Errorf("send the measured boot log: %w", err)
+		}
+	}
+	if e.ima != nil {
+		if err := writeMember(w, "ima_measurement_list", e.ima, &jsonText{w: w}); err != nil {
+			return fmt.Errorf("send the IMA list: %w", err)
+		}
+	}
+	_, err = io.WriteString(w, "}")
+	return err
+}
+
+// writeMember writes one more member of an object: a string with a log in it, as the encoder, which writes to w, has
+// it. Reads are as long as the kernel's files like them.
+func writeMember(w io.Writer, name string, log io.Reader, encoder io.WriteCloser) error {
+	if _, err := fmt.Fprintf(w, `,"%s":"`, name); err != nil {
+		return err
+	}
+	// Without their other methods, neither end takes the copy out of this buffer's hands.
+	if _, err := io.CopyBuffer(struct{ io.Writer }{encoder}, struct{ io.Reader }{log}, make([]byte, readChunk)); err != nil {
+		return err
 	}
 	if err := encoder.Close(); err != nil {
 		return err
 	}
-	_, err := io.WriteString(out, `"`)
+	_, err := io.WriteString(w, `"`)
 	return err
-}
-
-func (e integrityEvidence) writeIMA(out io.Writer) error {
-	if e.ima == nil {
-		return nil
-	}
-	if _, err := io.WriteString(out, `,"ima_measurement_list":"`); err != nil {
-		return err
-	}
-	text := &jsonText{w: out}
-	if err := copyLog(text, e.ima.text); err != nil {
-		return fmt.Errorf("send the IMA list: %w", err)
-	}
-	if err := text.Close(); err != nil {
-		return err
-	}
-	_, err := io.WriteString(out, `"`)
-	return err
-}
-
-// copyLog copies with one buffer whatever the two ends offer, in reads as long as the kernel's files like them.
-func copyLog(to io.Writer, from io.Reader) error {
-	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, readChunk))
-	return err
-}
-
-// patientWriter gives each chunk its own time limit, so that a long list may take long but a peer that stops reading
-// may not.
-type patientWriter struct {
-	w       io.Writer
-	control *http.ResponseController
-}
-
-func (p patientWriter) Write(b []byte) (int, error) {
-	if err := p.control.SetWriteDeadline(time.Now().Add(writeChunkLimit)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return 0, err
-	}
-	return p.w.Write(b)
 }

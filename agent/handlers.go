@@ -8,24 +8,28 @@ import (
 	"strconv"
 
 	"keylime/internal/api"
+	"keylime/internal/web"
 	"keylime/tpm"
 )
 
 // noHandle is TPM_RH_NULL. The AK is loaded for each command and has no handle in between; the field is for people.
 const noHandle = 0x40000007
 
-func (s *server) info(_ *http.Request, version string) (any, error) {
+func (s *server) info(_ context.Context, r *web.Request) (any, error) {
+	if api.Newer("2.2", r.Version) {
+		return nil, unknownResource(http.MethodGet)
+	}
 	return api.AgentInfo{
-		AgentUUID: s.agentID, HashAlg: s.bank.String(), EncAlg: encAlg(s.ak, version), SignAlg: s.ak.SignAlg(), AKHandle: noHandle,
+		AgentUUID: s.agentID, HashAlg: s.bank.String(), EncAlg: encAlg(s.ak, r.Version), SignAlg: s.ak.SignAlg(), AKHandle: noHandle,
 	}, nil
 }
 
-func (s *server) pubKey(*http.Request, string) (any, error) {
+func (s *server) pubKey(context.Context, *web.Request) (any, error) {
 	return api.AgentPubKey{PubKey: s.transport.public}, nil
 }
 
 // uKey takes the tenant's share of the bootstrap key, and perhaps a payload.
-func (s *server) uKey(r *http.Request, _ string) (any, error) {
+func (s *server) uKey(_ context.Context, r *web.Request) (any, error) {
 	fields, err := readFields(r, []string{"auth_tag", "encrypted_key"}, []string{"payload"})
 	if err != nil {
 		return nil, err
@@ -41,15 +45,15 @@ func (s *server) uKey(r *http.Request, _ string) (any, error) {
 	}
 	done, err := s.bootstrap.addU(uShare{sealed: sealed, u: share, tag: tag, payload: fields["payload"]})
 	if err != nil {
-		s.log.Warn().Str("audit", "bootstrap").Str("client", clientName(r)).Msg("replayed key share refused")
+		s.log.Warn().Str("audit", "bootstrap").Str("client", r.Admin).Msg("replayed key share refused")
 		return nil, badRequest("%v", err)
 	}
-	s.joined(done, clientName(r))
-	return nil, nil
+	s.joined(done, r.Admin)
+	return null, nil
 }
 
 // vKey takes the verifier's share.
-func (s *server) vKey(r *http.Request, _ string) (any, error) {
+func (s *server) vKey(_ context.Context, r *web.Request) (any, error) {
 	fields, err := readFields(r, []string{"encrypted_key"}, nil)
 	if err != nil {
 		return nil, err
@@ -59,8 +63,8 @@ func (s *server) vKey(r *http.Request, _ string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.joined(s.bootstrap.addV(vShare{sealed: sealed, v: share}), clientName(r))
-	return nil, nil
+	s.joined(s.bootstrap.addV(vShare{sealed: sealed, v: share}), r.Admin)
+	return null, nil
 }
 
 // openShare decrypts a key share.
@@ -91,7 +95,7 @@ func (s *server) joined(done *delivery, client string) {
 }
 
 // verifyKey proves that this agent has the bootstrap key.
-func (s *server) verifyKey(r *http.Request, _ string) (any, error) {
+func (s *server) verifyKey(_ context.Context, r *web.Request) (any, error) {
 	q, err := readQuery(r)
 	if err != nil {
 		return nil, err
@@ -116,7 +120,7 @@ func (s *server) verifyKey(r *http.Request, _ string) (any, error) {
 	return api.KeyVerify{HMAC: proof}, nil
 }
 
-func (s *server) identityQuote(r *http.Request, version string) (any, error) {
+func (s *server) identityQuote(ctx context.Context, r *web.Request) (any, error) {
 	q, err := readQuery(r)
 	if err != nil {
 		return nil, err
@@ -125,7 +129,7 @@ func (s *server) identityQuote(r *http.Request, version string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	results, err := s.quote(r.Context(), nonce, 0, version)
+	results, err := s.quote(ctx, nonce, 0, r.Version)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +138,7 @@ func (s *server) identityQuote(r *http.Request, version string) (any, error) {
 }
 
 // integrityQuote answers with a quote and the logs that explain its PCRs.
-func (s *server) integrityQuote(r *http.Request, version string) (any, error) {
+func (s *server) integrityQuote(ctx context.Context, r *web.Request) (any, error) {
 	q, err := readQuery(r)
 	if err != nil {
 		return nil, err
@@ -143,7 +147,7 @@ func (s *server) integrityQuote(r *http.Request, version string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	results, err := s.quote(r.Context(), want.nonce, want.mask, version)
+	results, err := s.quote(ctx, want.nonce, want.mask, r.Version)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +155,7 @@ func (s *server) integrityQuote(r *http.Request, version string) (any, error) {
 		results.PubKey = &s.transport.public
 	}
 	// The logs are read after the quote: they may then hold more than the quote covers, but never less.
-	return s.collect(r.Context(), results, want)
+	return s.collect(ctx, results, want)
 }
 
 // quote makes a quote with its names. A failure is the TPM's, and the verifier comes again.
@@ -160,11 +164,17 @@ func (s *server) quote(ctx context.Context, nonce string, mask tpm.Mask, version
 	defer cancel()
 	quote, err := s.attester.quote(ctx, nonce, mask)
 	if err != nil {
-		return api.QuoteResults{}, unable("Unable to retrieve quote", err)
+		s.log.Error().Err(err).Msg("quote failed")
+		return api.QuoteResults{}, errNoQuote()
 	}
 	return api.QuoteResults{
 		Quote: quote.String(), HashAlg: s.bank.String(), EncAlg: encAlg(s.ak, version), SignAlg: s.ak.SignAlg(),
 	}, nil
+}
+
+// errNoQuote answers that there is no quote now; the verifier comes again after a 500.
+func errNoQuote() error {
+	return &web.Error{Code: http.StatusInternalServerError, Msg: "Unable to retrieve quote"}
 }
 
 // integrity is what /quotes/integrity asks for.
@@ -212,13 +222,13 @@ func readNonce(q query) (string, error) {
 }
 
 // revocation takes a message to be carried out. The answer says nothing about its signature or its actions.
-func (s *server) revocation(r *http.Request, _ string) (any, error) {
+func (s *server) revocation(_ context.Context, r *web.Request) (any, error) {
 	fields, err := readFields(r, []string{"msg", "signature"}, nil)
 	if err != nil {
 		return nil, err
 	}
 	if !s.revoke(api.Notification{Msg: fields["msg"], Signature: fields["signature"]}) {
-		return nil, &refusal{code: http.StatusServiceUnavailable, text: "too many revocations wait: send it again later"}
+		return nil, &web.Error{Code: http.StatusServiceUnavailable, Msg: "too many revocations wait: send it again later"}
 	}
-	return nil, nil
+	return null, nil
 }

@@ -307,7 +307,7 @@ func (r *testRegistrar) serve(w http.ResponseWriter, request *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	json.NewEncoder(w).Encode(envelope{code, "Success", results})
+	json.NewEncoder(w).Encode(map[string]any{"code": code, "status": "Success", "results": results})
 }
 
 func (r *testRegistrar) register(request *http.Request) (any, int) {

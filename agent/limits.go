@@ -1,13 +1,16 @@
 package agent
 
-import "time"
+import (
+	"time"
+
+	"keylime/internal/web"
+)
 
 // What a peer may send.
 const (
 	maxBody      = 2 << 20 // bytes of a request; a payload has at most 1 MiB of base64 text by the tenant's limit
 	maxNonce     = 64      // bytes; the largest qualifying data of a TPM with SHA-512
 	maxChallenge = 1024    // bytes of /keys/verify's challenge; peers send 20
-	maxQuery     = 4096    // bytes of a raw query; the longest legal one has under 300
 )
 
 // What waits inside the agent.
@@ -15,23 +18,21 @@ const (
 	maxPendingU      = 4  // U shares that found no V; each may carry a payload of maxBody
 	maxPendingV      = 16 // V shares that found no U
 	maxUsedShares    = 256
-	maxPayloads      = 2    // accepted payloads that wait for the one being installed
-	maxRevocations   = 16   // notifications that wait for the one being carried out
-	maxSeen          = 1024 // revocations remembered so that a repeated one is not carried out again
-	maxListStreams   = 4    // measurement lists sent at once; each holds two 64 KiB buffers
-	quoteWait        = 20 * time.Second
-	quoteTimeout     = 40 * time.Second // with quoteWait it stays below the 60 s that verifiers wait
-	shutdownGrace    = 10 * time.Second
-	readHeaderLimit  = 10 * time.Second
-	readBodyLimit    = 30 * time.Second
-	idleLimit        = 2 * time.Minute // polls come every 2 s; a warm connection spares the handshake
-	writeChunkLimit  = 30 * time.Second
-	maxConnections   = 256
-	maxHeaderBytes   = 16 << 10
+	maxPayloads      = 2                // accepted payloads that wait for the one being installed
+	maxRevocations   = 16               // notifications that wait for the one being carried out
+	maxSeen          = 1024             // revocations remembered so that a repeated one is not carried out again
+	maxListStreams   = 4                // measurement lists sent at once; each holds a few buffers of 64 KiB
+	quoteTimeout     = 40 * time.Second // one quote, its wait for the TPM included; verifiers wait 60 s
+	quoteTime        = 90 * time.Second // the whole exchange of a quote, a long list sent to the end
 	hostLookupLimit  = 5 * time.Second
 	maxRegistrarWait = time.Hour // upper bound for a Retry-After
 	registrarTimeout = time.Minute
 )
+
+// limits are the listener's. An agent has two or three peers, which keep their connections.
+func limits() web.Limits {
+	return web.Limits{MaxConns: 256, MaxPending: 64}
+}
 
 // What a payload may contain and do.
 const (

@@ -3,17 +3,15 @@ package agent
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/rs/zerolog"
 
 	"keylime/internal/pki"
+	"keylime/internal/web"
 )
 
 // listen opens the listener and serves until ctx ends and the requests under way are answered.
@@ -21,30 +19,12 @@ func (a *agent) listen(ctx context.Context, handler http.Handler) error {
 	listener := a.cfg.Listener
 	if listener == nil {
 		var err error
-		address := net.JoinHostPort(strings.Trim(a.cfg.IP, "[]"), strconv.Itoa(a.cfg.Port))
-		if listener, err = net.Listen("tcp", address); err != nil {
-			return fmt.Errorf("listen for the verifier: %w", err)
+		if listener, err = web.Listen(ctx, a.cfg.IP, a.cfg.Port); err != nil {
+			return err
 		}
 	}
 	a.log.Info().Stringer("address", listener.Addr()).Msg("Starting server with API versions: " + strings.Join(a.versions, ", "))
-	if a.tls != nil {
-		listener = tls.NewListener(listener, a.tls)
-	}
-	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: readHeaderLimit, ReadTimeout: readBodyLimit, IdleTimeout: idleLimit,
-		WriteTimeout: quoteTimeout + writeChunkLimit, MaxHeaderBytes: maxHeaderBytes,
-	}
-	stopped := make(chan error, 1)
-	release := context.AfterFunc(ctx, func() {
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
-		defer cancel()
-		stopped <- server.Shutdown(grace)
-	})
-	err := server.Serve(listener)
-	if release() || !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve: %w", err)
-	}
-	return <-stopped
+	return web.Serve(ctx, listener, handler, a.tls, limits(), a.log)
 }
 
 // mutualTLS are the listener's settings: who has no certificate of the configured CA gets no answer.

@@ -1,16 +1,13 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"mime"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
 	"keylime/internal/strictjson"
+	"keylime/internal/web"
 )
 
 // bodyDepth bounds the nesting of a request's JSON; legal ones are flat.
@@ -18,17 +15,13 @@ const bodyDepth = 8
 
 // readFields reads the string members of a JSON object in the request's body: those that must be there and those that
 // may. Other members are passed over, as newer peers may send some. The texts of the refusals are Keylime's.
-func readFields(r *http.Request, required, optional []string) (map[string]string, error) {
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+func readFields(r *web.Request, required, optional []string) (map[string]string, error) {
+	if !r.JSON() {
 		return nil, badRequest("Content type error")
 	}
-	body, err := io.ReadAll(r.Body)
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return nil, badRequest("Json deserialize error: body of more than %d bytes", tooLarge.Limit)
-	}
+	body, err := r.Body()
 	if err != nil {
-		return nil, badRequest("Json deserialize error: body broke off")
+		return nil, err
 	}
 	fields, err := decodeFields(string(body), append(slices.Clone(required), optional...))
 	if err != nil {
@@ -70,18 +63,14 @@ func endOf(body string) string {
 // query are the parameters of a request.
 type query url.Values
 
-// readQuery parses the query strictly: a parameter may stand once.
-func readQuery(r *http.Request) (query, error) {
-	values, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, badRequest("Query deserialize error: %v", err)
-	}
-	for name, all := range values {
+// readQuery holds that each parameter stands once.
+func readQuery(r *web.Request) (query, error) {
+	for name, all := range r.Query {
 		if len(all) > 1 {
 			return nil, badRequest("Query deserialize error: duplicate field `%s`", name)
 		}
 	}
-	return query(values), nil
+	return query(r.Query), nil
 }
 
 // required returns a parameter that must be there, perhaps empty.

@@ -22,9 +22,9 @@ type Error struct {
 	Msg   string
 	Err   error
 	Retry time.Duration // when to come back, for 429 and 503; 0 = not said
+	Allow []string      // methods that the path has, for 405
 
-	title string   // set by this package: the body is a JSON:API error instead of an envelope
-	allow []string // set by this package: the Allow header
+	title string // set by this package: the body is a JSON:API error instead of an envelope
 }
 
 func (e *Error) Error() string {
@@ -100,8 +100,8 @@ func (x *exchange) rate(err error) *Error {
 
 func (x *exchange) refuse(e *Error) {
 	x.cause = e
-	if len(e.allow) > 0 {
-		x.w.Header().Set("Allow", strings.Join(e.allow, ", "))
+	if len(e.Allow) > 0 {
+		x.w.Header().Set("Allow", strings.Join(e.Allow, ", "))
 	}
 	if e.Retry > 0 {
 		x.w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.Retry.Seconds()))))

@@ -154,7 +154,7 @@ func (rt *Router) find(method string, segments []string, clean bool) (*route, ma
 	case !slices.Contains(methods, method):
 		return nil, nil, &Error{Code: http.StatusNotImplemented}
 	case len(miss.Allowed) > 0:
-		return nil, nil, &Error{Code: http.StatusMethodNotAllowed, allow: miss.Allowed}
+		return nil, nil, &Error{Code: http.StatusMethodNotAllowed, Allow: miss.Allowed}
 	}
 	return nil, nil, &Error{Code: http.StatusNotFound}
 }
