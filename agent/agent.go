@@ -107,15 +107,6 @@ func checkConfig(cfg config.Agent) error {
 	if !cfg.EnableAgentMTLS && cfg.PayloadScript != "" && !cfg.EnableInsecurePayload {
 		return errors.New("agent mTLS is disabled, so anybody could send a payload: to run its script all the same 'enable_insecure_payload' has to be set to 'True', or else set payload_script to nothing")
 	}
-	names := map[string]string{"enc_keyname": cfg.EncKeyname, "dec_payload_file": cfg.DecPayloadFile}
-	if cfg.PayloadScript != "" {
-		names["payload_script"] = cfg.PayloadScript
-	}
-	for option, name := range names {
-		if err := checkActionName(name); err != nil {
-			return fmt.Errorf("%s: %w", option, err)
-		}
-	}
 	if cfg.EncKeyname == cfg.DecPayloadFile {
 		return fmt.Errorf("enc_keyname and dec_payload_file are both %q: name two files", cfg.EncKeyname)
 	}
@@ -158,7 +149,6 @@ func (a *agent) openTPM(ctx context.Context) (err error) {
 func (a *agent) openAK(ctx context.Context, id akIdentity) error {
 	blob, err := loadAgentData(a.cfg.AgentDataPath, id)
 	if err == nil {
-		warnIfOpen(a.cfg.AgentDataPath, a.log)
 		a.attester.blob = blob
 		if err = a.attester.load(ctx, a.ek); err == nil {
 			return nil
@@ -199,7 +189,7 @@ func (a *agent) identify(ctx context.Context) error {
 
 // openKeys opens or makes the transport key and the TLS certificate, and tries a quote that binds the former.
 func (a *agent) openKeys(ctx context.Context) (err error) {
-	if a.transport, err = openTransportKey(a.cfg.PayloadKey, string(a.cfg.PayloadKeyPassword), a.log); err != nil {
+	if a.transport, err = openTransportKey(a.cfg.PayloadKey, string(a.cfg.PayloadKeyPassword)); err != nil {
 		return err
 	}
 	a.attester.bind(a.transport.public)

@@ -29,7 +29,7 @@ type serverCertificate struct {
 // open returns the certificate's PEM text. Peers trust exactly the certificate that was registered, so one that exists
 // stays as long as it will do; a self-signed one that will not is made anew. A CA's is the operator's business.
 func (s serverCertificate) open(now time.Time, log zerolog.Logger) (string, error) {
-	key, err := openPrivateKey(s.keyFile, s.password, log, func() (crypto.Signer, error) {
+	key, err := openPrivateKey(s.keyFile, s.password, func() (crypto.Signer, error) {
 		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	})
 	if err != nil {

@@ -6,8 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-
-	"github.com/rs/zerolog"
 )
 
 // readBounded reads a plain file of at most max bytes.
@@ -49,11 +47,4 @@ func writePrivate(name string, content []byte) error {
 		return fmt.Errorf("write %s: %w", name, errors.Join(err, os.Remove(file.Name())))
 	}
 	return nil
-}
-
-// warnIfOpen tells the log when others may read a file with secrets.
-func warnIfOpen(name string, log zerolog.Logger) {
-	if info, err := os.Stat(name); err == nil && info.Mode().Perm()&0o077 != 0 {
-		log.Warn().Str("file", name).Str("mode", info.Mode().Perm().String()).Msg("others may read this private file: chmod 600 it")
-	}
 }

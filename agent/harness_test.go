@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -58,18 +59,16 @@ func newMachineWith(t *testing.T, tpm *swtpm.Server) *machine {
 		t.Fatal(err)
 	}
 	host, port := m.registrar.address(t)
-	m.cfg = Config{TCTI: tpm.TCTI(), Agent: config.Agent{
-		KeylimeDir: dir, APIVersions: "default", UUID: exampleID,
-		IP: "127.0.0.1", ContactIP: "127.0.0.1", RegistrarIP: host, RegistrarPort: port,
-		EnableAgentMTLS: true, ServerKey: filepath.Join(dir, "server-private.pem"), ServerCert: filepath.Join(dir, "server-cert.crt"),
-		PayloadKey: filepath.Join(dir, "payload-private.pem"), TrustedClientCA: []string{filepath.Join(m.caDir, "cacert.crt")},
-		EncKeyname: "derived_tci_key", DecPayloadFile: "decrypted_payload", SecureSize: "1m", ExtractPayloadZip: true, PayloadScript: "autorun.sh",
-		RevocationCert:       filepath.Join(dir, "secure/unzipped/RevocationNotifier-cert.crt"),
-		RevocationActionsDir: filepath.Join(dir, "actions"), AllowPayloadRevocationActions: true,
-		TPMHashAlg: "sha256", TPMEncryptionAlg: "rsa2048", TPMSigningAlg: "rsassa",
-		AgentDataPath: filepath.Join(dir, "agent_data.json"), IMAMLPath: filepath.Join(dir, "ima.log"), MeasuredBootMLPath: filepath.Join(dir, "boot.log"),
-		BackoffInitialDelay: time.Millisecond, BackoffMaxDelay: 10 * time.Millisecond, BackoffMaxRetries: 5,
-	}}
+	cfg, _, err := config.LoadAgent(config.Sources{Root: dir, Environ: []string{
+		"KEYLIME_DIR=" + dir, "KEYLIME_AGENT_RUN_AS=", "KEYLIME_AGENT_REVOCATION_ACTIONS_DIR=" + filepath.Join(dir, "actions"),
+		"KEYLIME_AGENT_IMA_ML_PATH=" + filepath.Join(dir, "ima.log"), "KEYLIME_AGENT_MEASUREDBOOT_ML_PATH=" + filepath.Join(dir, "boot.log"),
+		"KEYLIME_AGENT_REGISTRAR_IP=" + host, "KEYLIME_AGENT_REGISTRAR_PORT=" + strconv.Itoa(port),
+		"KEYLIME_AGENT_EXPONENTIAL_BACKOFF_INITIAL_DELAY=1", "KEYLIME_AGENT_EXPONENTIAL_BACKOFF_MAX_DELAY=10",
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.cfg = Config{Agent: cfg, TCTI: tpm.TCTI()}
 	return m
 }
 

@@ -35,8 +35,8 @@ const productUUID = "/sys/class/dmi/id/product_uuid"
 // machines gives each its own id.
 const generatedID = "agent_id.json"
 
-// resolveID makes the agent's id of the option uuid: a keyword, a UUID in any of its spellings, or any other valid id
-// as it stands. There is no fallback: an agent that invents an id at each start cannot be enrolled.
+// resolveID makes the agent's id of the option uuid: a keyword, or the id as it stands. There is no fallback: an agent
+// that invents an id at each start cannot be enrolled.
 func resolveID(ctx context.Context, setting string, src idSources) (string, error) {
 	var id string
 	var err error
@@ -47,15 +47,8 @@ func resolveID(ctx context.Context, setting string, src idSources) (string, erro
 		id, err = generatedOnce(src)
 	case "hostname":
 		id, err = src.fqdn(ctx)
-	case "environment":
-		err = errors.New("KEYLIME_AGENT_UUID is not set")
-	case "openstack":
-		err = errors.New("this keyword is not supported: set the id, or use hash_ek")
 	default:
 		id = setting
-		if uuid, ok := parseUUID(setting); ok {
-			id = uuid
-		}
 	}
 	if err == nil && !api.ValidAgentID(id) {
 		err = fmt.Errorf("%q is no agent id: want 1 to 80 of the characters A-Z a-z 0-9 _ . -", id)

@@ -3,13 +3,13 @@ package agent
 import (
 	"context"
 	"crypto/rand"
-	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"keylime/internal/recorded"
 	"keylime/tpm"
 )
 
@@ -25,14 +25,10 @@ func testSources(t *testing.T) idSources {
 func TestAgentIDOfEachKind(t *testing.T) {
 	t.Parallel()
 	for setting, want := range map[string]string{
-		exampleID:                              exampleID,
-		strings.ToUpper(exampleID):             exampleID,
-		"{" + exampleID + "}":                  exampleID,
-		"urn:uuid:" + exampleID:                exampleID,
-		strings.ReplaceAll(exampleID, "-", ""): exampleID,
-		"rack-7_slot.3":                        "rack-7_slot.3",
-		"hash_ek":                              strings.Repeat("ab", 32),
-		"hostname":                             "node1.example.org",
+		exampleID:       exampleID,
+		"rack-7_slot.3": "rack-7_slot.3",
+		"hash_ek":       strings.Repeat("ab", 32),
+		"hostname":      "node1.example.org",
 	} {
 		if got, err := resolveID(t.Context(), setting, testSources(t)); err != nil || got != want {
 			t.Errorf("%q: got %q, %v; want %q", setting, got, err, want)
@@ -44,7 +40,7 @@ func TestAgentIDOfEachKind(t *testing.T) {
 func TestImpossibleAgentIDsAreErrors(t *testing.T) {
 	t.Parallel()
 	src := testSources(t)
-	for _, setting := range []string{"", ".", "..", "a/b", "a b", "a\nb", "\x1b[2J", "ü", strings.Repeat("a", 81), "openstack", "environment"} {
+	for _, setting := range []string{"", ".", "..", "a/b", "a b", "a\nb", "\x1b[2J", "ü", strings.Repeat("a", 81)} {
 		if got, err := resolveID(t.Context(), setting, src); err == nil {
 			t.Errorf("%q became %q", setting, got)
 		}
@@ -115,23 +111,13 @@ func FuzzParseUUID(f *testing.F) {
 func TestEKHashIsOverThePEMText(t *testing.T) {
 	t.Parallel()
 	for _, folder := range []string{"pull", "ecc"} {
-		state := filepath.Join(vectors(t), "wire", folder, "state")
-		public, err := os.ReadFile(filepath.Join(state, "ek.tpm2b_public"))
+		ek, err := tpm.ParsePublic(recorded.File(t, "wire/"+folder+"/state/ek.tpm2b_public"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		ek, err := tpm.ParsePublic(public)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := os.ReadFile(filepath.Join(state, "ek.pem"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := sha256Hex(text)
+		want := sha256Hex(recorded.File(t, "wire/"+folder+"/state/ek.pem"))
 		if got, err := ekHash(ek); err != nil || got != want {
-			block, _ := pem.Decode(text)
-			t.Errorf("%s: got %s, %v; want %s over %d bytes of DER", folder, got, err, want, len(block.Bytes))
+			t.Errorf("%s: got %s, %v; want %s", folder, got, err, want)
 		}
 	}
 }

@@ -159,12 +159,3 @@ func TestSecureDirRefusesForeignMounts(t *testing.T) {
 		})
 	}
 }
-
-func TestSecureSizeIsOneOptionOfTheMount(t *testing.T) {
-	t.Parallel()
-	for size, ok := range map[string]bool{"1m": true, "65536": true, "2G": true, "50%": true, "": false, "m": false, "1mm": false, "1m,mode=0777": false, "-1": false, "1 m": false} {
-		if err := checkTmpfsSize(size); (err == nil) != ok {
-			t.Errorf("%q: %v", size, err)
-		}
-	}
-}

@@ -21,6 +21,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"keylime/internal/api"
+	"keylime/internal/recorded"
 )
 
 // notifier signs revocations as the verifier does.
@@ -227,8 +228,11 @@ func TestRecordedRevocationVerifies(t *testing.T) {
 		RevocationKey string `json:"revocation_key"`
 	}
 	var message api.Notification
-	recordedRequest(t, "cert/008-tenant-POST-v2.6_agents_ID.json", &enrol)
-	recordedRequest(t, "cert/022-verifier-POST-v2.6_notifications_revocation.json", &message)
+	for name, body := range map[string]any{"008-tenant-POST-v2.6_agents_ID": &enrol, "022-verifier-POST-v2.6_notifications_revocation": &message} {
+		if err := json.Unmarshal([]byte(recorded.Read(t, "wire/cert/"+name+".json").Request.Body), body); err != nil {
+			t.Fatal(err)
+		}
+	}
 	block, _ := pem.Decode([]byte(enrol.RevocationKey))
 	if block == nil {
 		t.Fatal("no key in the recording")

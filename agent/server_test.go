@@ -8,11 +8,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"sort"
 	"strings"
 	"testing"
 
+	"keylime/internal/recorded"
 	"keylime/internal/web"
 	"keylime/tpm"
 )
@@ -20,10 +20,7 @@ import (
 // The agent answers each recorded probe as it was answered then: status, texts, and the shape of results.
 func TestProbesAreAnsweredAsRecorded(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob(filepath.Join(vectors(t), "wire", "probe", "*-agent-*.json"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no probes: %v", err)
-	}
+	probes := recorded.Glob(t, "wire/probe/*-agent-*.json")
 	m := newMachine(t)
 	writeList(t, m.cfg.IMAMLPath, 23)
 	writeFile(t, m.cfg.MeasuredBootMLPath, "", 0o600)
@@ -32,38 +29,12 @@ func TestProbesAreAnsweredAsRecorded(t *testing.T) {
 	}
 	r := m.start()
 	asked := 0
-	for _, file := range files {
-		name := filepath.Base(file)
-		probe := recorded(t, "probe/"+name)
+	for _, probe := range probes {
 		if !probe.ClientCert {
 			continue // the handshake failed; see TestClientsWithoutTheRightCertificateAreRefused
 		}
 		asked++
-		path := probe.Request.Path
-		body := ""
-		if probe.Request.Body != nil {
-			body = *probe.Request.Body
-		}
-		contentType := ""
-		for _, header := range probe.Request.Headers {
-			if header[0] == "Content-Type" {
-				contentType = header[1]
-			}
-		}
-		status, text := r.do(probe.Request.Method, path, contentType, body)
-		if status != probe.Response.Status {
-			t.Errorf("%s: %s answered %d, want %d: %s", name, path, status, probe.Response.Status, text)
-			continue
-		}
-		if status != 200 {
-			if text != probe.Response.Body {
-				t.Errorf("%s: %s answered\n%s, want\n%s", name, path, text, probe.Response.Body)
-			}
-			continue
-		}
-		if got, want := shape(t, []byte(text)), shape(t, []byte(probe.Response.Body)); got != want {
-			t.Errorf("%s: %s has the shape\n%s, want\n%s", name, path, got, want)
-		}
+		r.compare(probe)
 	}
 	if asked < 25 {
 		t.Errorf("only %d probes", asked)
@@ -116,29 +87,11 @@ func TestRecordedRequestsGetTheRecordedShape(t *testing.T) {
 	writeList(t, m.cfg.IMAMLPath, 23)
 	r := m.start()
 	asked := 0
-	for _, folder := range []string{"pull", "cert"} {
-		files, err := filepath.Glob(filepath.Join(vectors(t), "wire", folder, "*.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			if !strings.Contains(file, "quotes_") && !strings.Contains(file, "005-tenant-GET-version") && !strings.Contains(file, "notifications_revocation") {
-				continue
-			}
-			asked++
-			name := folder + "/" + filepath.Base(file)
-			e := recorded(t, name)
-			body, contentType := "", ""
-			if e.Request.Body != nil {
-				body, contentType = *e.Request.Body, "application/json"
-			}
-			status, text := r.do(e.Request.Method, e.Request.Path, contentType, body)
-			if status != e.Response.Status {
-				t.Errorf("%s: %d, want %d: %s", name, status, e.Response.Status, text)
-				continue
-			}
-			if got, want := shape(t, []byte(text)), shape(t, []byte(e.Response.Body)); got != want {
-				t.Errorf("%s: shape\n%s, want\n%s", name, got, want)
+	for _, pattern := range []string{"005-tenant-GET-version", "*_quotes_*", "*_notifications_revocation"} {
+		for _, folder := range []string{"pull", "cert"} {
+			for _, e := range recorded.Glob(t, "wire/"+folder+"/"+pattern+".json") {
+				asked++
+				r.compare(e)
 			}
 		}
 	}
@@ -147,12 +100,31 @@ func TestRecordedRequestsGetTheRecordedShape(t *testing.T) {
 	}
 }
 
+// compare sends a recorded request: a refusal must be the recorded one to the letter, an answer have its shape.
+func (r *running) compare(e recorded.Exchange) {
+	r.t.Helper()
+	contentType := ""
+	for _, header := range e.Request.Headers {
+		if header[0] == "Content-Type" {
+			contentType = header[1]
+		}
+	}
+	status, text := r.do(e.Request.Method, e.Request.Path, contentType, e.Request.Body)
+	got, want := text, e.Response.Body
+	if status == 200 {
+		got, want = shape(r.t, []byte(text)), shape(r.t, []byte(e.Response.Body))
+	}
+	if status != e.Response.Status || got != want {
+		r.t.Errorf("%s: %s answered %d\n%s, want %d\n%s", e.Name, e.Request.Path, status, got, e.Response.Status, want)
+	}
+}
+
 // The registration has the members and types of a recorded one.
 func TestRegistrationHasTheRecordedShape(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	r := m.start()
-	want := recorded(t, "pull/001-to-registrar-POST-v2.6_agents_ID.json")
+	want := recorded.Read(t, "wire/pull/001-to-registrar-POST-v2.6_agents_ID.json")
 	if got, want := shape(t, m.registrar.bodies[0]), shape(t, want.Request.JSON); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,16 +41,7 @@ func ekOptions(cfg config.Agent) (device.EKOptions, error) {
 		}
 		options.Handle = uint32(number)
 	}
-	password := string(cfg.TPMOwnerPassword)
-	if digits, isHex := strings.CutPrefix(password, "hex:"); isHex {
-		decoded, err := hex.DecodeString(digits)
-		if err != nil {
-			return options, errors.New("tpm_ownerpassword: want hex digits after hex:")
-		}
-		password = string(decoded)
-	}
-	if password != "" {
-		options.Password = []byte(password)
-	}
-	return options, nil
+	var err error
+	options.Password, err = cfg.EndorsementAuth()
+	return options, err
 }

@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 
-	"github.com/rs/zerolog"
-
 	"keylime/internal/pki"
 )
 
@@ -27,8 +25,8 @@ type transportKey struct {
 const transportKeyBits = 2048
 
 // openTransportKey reads the key, or makes it when the file is absent.
-func openTransportKey(file, password string, log zerolog.Logger) (*transportKey, error) {
-	signer, err := openPrivateKey(file, password, log, func() (crypto.Signer, error) {
+func openTransportKey(file, password string) (*transportKey, error) {
+	signer, err := openPrivateKey(file, password, func() (crypto.Signer, error) {
 		return rsa.GenerateKey(rand.Reader, transportKeyBits)
 	})
 	if err != nil {
@@ -52,10 +50,9 @@ func (k *transportKey) open(sealed []byte) ([]byte, error) {
 }
 
 // openPrivateKey reads a private key, or makes one and keeps it when the file is absent.
-func openPrivateKey(file, password string, log zerolog.Logger, generate func() (crypto.Signer, error)) (crypto.Signer, error) {
+func openPrivateKey(file, password string, generate func() (crypto.Signer, error)) (crypto.Signer, error) {
 	text, err := readBounded(file, maxKeyFile)
 	if err == nil {
-		warnIfOpen(file, log)
 		key, err := pki.ReadPrivateKey(text, password)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
