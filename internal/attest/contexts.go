@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"strconv"
@@ -68,6 +69,20 @@ type (
 	}
 )
 
+// encodeContext makes the JSON text of a context, an object. A string s becomes {"message": s}.
+func encodeContext(context any) string {
+	if s, ok := context.(string); ok {
+		context = message{s}
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // paths stay readable
+	if err := e.Encode(context); err != nil {
+		panic("attest: context cannot be encoded: " + err.Error()) // no field of a context can fail
+	}
+	return string(bytes.TrimSuffix(b.Bytes(), []byte("\n")))
+}
+
 // algorithmContext is that of an algorithm which the evidence must not use.
 func algorithmContext(kind, name, why string) any {
 	return quoteContext{
@@ -81,14 +96,16 @@ type hexBytes []byte
 
 func (h hexBytes) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
 
-// text is what we say, followed by bytes from evidence. They need not be UTF-8: then they are shown as Go quotes them.
+// text is what we say, followed by bytes from evidence, PATH_MAX at most. They need not be UTF-8: then they are shown
+// as Go quotes them.
 type text struct {
 	prefix string
 	bytes  []byte
 }
 
 func (t text) MarshalText() ([]byte, error) {
-	shown := string(t.bytes)
+	const most = 4096
+	shown := string(t.bytes[:min(len(t.bytes), most)])
 	if !utf8.ValidString(shown) {
 		shown = strconv.Quote(shown)
 	}

@@ -181,24 +181,6 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-func TestRefuse(t *testing.T) {
-	t.Parallel()
-	before := State{Attested: true, Clock: tpm.Clock{Clock: 5}, Bank: tpm.SHA256, NextEntry: 3, PCR10: make([]byte, 32), Shown: 4}
-	out := Refuse(policy.DefaultLabels(), before, EventInvalidData, "the answer has no quote")
-	want := Outcome{
-		Verdict: Verdict{Failures: []Failure{{
-			EventID:  "qoute_validation.invalid_data",
-			Severity: policy.Severity{Label: "emergency", Rank: 6, Highest: true},
-			Context:  `{"message":"the answer has no quote"}`,
-		}}},
-		State: State{Attested: true, Clock: tpm.Clock{Clock: 5}, Shown: 4},
-		Stats: Stats{Failures: 1},
-	}
-	if diff := cmp.Diff(want, out); diff != "" {
-		t.Error(diff)
-	}
-}
-
 // FuzzVerify: no evidence panics or is the verifier's fault, and none passes but what the TPM signed. Keys differ from
 // process to process, so that the quote is fuzzed by what is changed in it.
 func FuzzVerify(f *testing.F) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 
+	"keylime/internal/policy"
 	"keylime/tpm"
 )
 
@@ -59,6 +60,7 @@ type round struct {
 	next     State // becomes the outcome's when all passes
 	again    bool
 	failures []Failure
+	worst    policy.Severity // of failures
 	stats    Stats
 }
 
@@ -204,11 +206,16 @@ func (r *round) checkPCRPolicy(pcrs tpm.VerifiedPCRs) {
 // fail records a failure. Beyond MaxFailures it is only counted, unless it is worse than all before.
 func (r *round) fail(eventID string, recoverable bool, context any) {
 	r.stats.Failures++
-	if len(r.failures) >= MaxFailures {
-		worst, _ := Verdict{Failures: r.failures}.Worst()
-		if worst.Severity.Highest || r.Policy.Labels.For(eventID, recoverable).Rank <= worst.Severity.Rank {
-			return
-		}
+	full := len(r.failures) >= MaxFailures
+	if full && r.worst.Highest {
+		return
 	}
-	r.failures = append(r.failures, NewFailure(r.Policy.Labels, eventID, recoverable, context))
+	severity := r.Policy.Labels.For(eventID, recoverable)
+	if full && severity.Rank <= r.worst.Rank {
+		return
+	}
+	if len(r.failures) == 0 || severity.Rank > r.worst.Rank {
+		r.worst = severity
+	}
+	r.failures = append(r.failures, Failure{eventID, severity, recoverable, encodeContext(context)})
 }

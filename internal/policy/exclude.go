@@ -107,6 +107,8 @@ func (x *excludes) compile(branches []string) (failed int, err error) {
 	return half + failed, err
 }
 
+func (x *excludes) any() bool { return len(x.prefixes)+len(x.automata) > 0 }
+
 func (x *excludes) match(name []byte) bool {
 	after, equal := slices.BinarySearchFunc(x.prefixes, name, bytes.Compare)
 	if equal || after > 0 && bytes.HasPrefix(name, x.prefixes[after-1]) {

@@ -38,6 +38,12 @@ func (r *Runtime) LogHash() tpm.Hash { return r.logHash }
 // VerificationKeys is the text of the keyring for file signatures; empty when there is none.
 func (r *Runtime) VerificationKeys() string { return r.verificationKeys }
 
+// empty reports whether this is the policy of an agent without one: it says so, and accepts nothing.
+func (r *Runtime) empty() bool {
+	return r.generator == GeneratorEmpty && len(r.digests.spans) == 0 && len(r.keyrings.spans) == 0 &&
+		len(r.buffers.spans) == 0 && !r.excludes.any()
+}
+
 // Finding is what the policy says of one measurement. The zero value is that of an accepted one.
 type Finding struct {
 	Reason  Reason

@@ -14,11 +14,11 @@ type Set struct {
 	IgnoreToMToU bool
 }
 
-// Mask is the PCR selection that a challenge must ask for, PCR 16 excepted: the tpm_policy's, and PCR 10 when there
-// is a runtime policy with content, so that no mask can switch the runtime policy off.
+// Mask is the PCR selection that a challenge must ask for, PCR 16 excepted: the tpm_policy's, and PCR 10 unless the
+// runtime policy is empty, so that no mask can switch a runtime policy off.
 func (s *Set) Mask() tpm.Mask {
 	mask := s.PCR.Mask()
-	if s.Runtime != nil && s.Runtime.Generator() > GeneratorEmpty {
+	if s.Runtime != nil && !s.Runtime.empty() {
 		mask = mask.With(tpm.PCRIma)
 	}
 	return mask
