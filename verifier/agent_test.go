@@ -110,14 +110,20 @@ func (a *testAgent) serve(t testing.TB, h http.Handler) {
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	a.certPEM = string(certPEM)
-	host, port, err := net.SplitHostPort(srv.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.host = host
-	if a.port, err = strconv.Atoi(port); err != nil {
-		t.Fatal(err)
-	}
+	a.at(srv)
+}
+
+// servePlain serves the agent in plain HTTP beside its TLS, and has it be found there.
+func (a *testAgent) servePlain(t testing.TB) {
+	srv := httptest.NewServer(http.HandlerFunc(a.route))
+	t.Cleanup(srv.Close)
+	a.at(srv)
+}
+
+// at notes where the agent is.
+func (a *testAgent) at(srv *httptest.Server) {
+	addr := srv.Listener.Addr().(*net.TCPAddr)
+	a.host, a.port = addr.IP.String(), addr.Port
 }
 
 // newKey replaces the transport key, as a reinstalled agent does.

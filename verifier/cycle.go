@@ -269,6 +269,13 @@ func (c *cycle) putBack(ctx context.Context, l store.Lease, now time.Time, cause
 // and that counts.
 func (c *cycle) commit(ctx context.Context, l store.Lease, r store.Round, now time.Time, log zerolog.Logger) (time.Time, bool) {
 	err := c.store.Commit(ctx, l, r, now)
+	if errors.Is(err, store.ErrTooLarge) {
+		// An agent must not escape its failure by sending more than can be kept.
+		log.Error().Err(err).Msg("Round is too large to keep")
+		n := fail(l.Agent.Status, event(eventException, "the round is too large to keep", c.labels))
+		r = store.Round{Status: n.status, Durable: true}
+		err = c.store.Commit(ctx, l, r, now)
+	}
 	switch {
 	case errors.Is(err, store.ErrLeaseLost):
 		log.Debug().Msg("Round superseded")

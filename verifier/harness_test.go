@@ -56,10 +56,7 @@ type authority struct {
 
 var makeAuthority = sync.OnceValue(func() authority {
 	a := authority{dir: filepath.Join(sharedDir, "cv_ca")}
-	ca, err := pki.EnsureCA(a.dir, pki.CAOptions{
-		Password: "test", Country: "US", CommonName: "Test CA", State: "MA", Locality: "Lexington",
-		Organization: "Keylime", OrgUnit: "53", Lifetime: 24 * time.Hour, LeafLifetime: 24 * time.Hour, Bits: 2048,
-	})
+	ca, err := pki.EnsureCA(a.dir, testCAOptions())
 	if err != nil {
 		return authority{err: err}
 	}
@@ -79,6 +76,13 @@ var makeAuthority = sync.OnceValue(func() authority {
 	})
 	return a
 })
+
+func testCAOptions() pki.CAOptions {
+	return pki.CAOptions{
+		Password: "test", Country: "US", CommonName: "Test CA", State: "MA", Locality: "Lexington",
+		Organization: "Keylime", OrgUnit: "53", Lifetime: 24 * time.Hour, LeafLifetime: 24 * time.Hour, Bits: 2048,
+	}
+}
 
 func testCA(t testing.TB) authority {
 	t.Helper()

@@ -151,6 +151,9 @@ func fail(st store.AgentStatus, f attest.Failure) next {
 
 // report makes f the agent's last event.
 func (n *next) report(f attest.Failure) {
+	if len(f.Context) > maxContext {
+		f.Context = `{"message":"the context of this event is too long to keep"}`
+	}
 	n.failure = &f
 	n.status.SeverityRank = max(n.status.SeverityRank, f.Severity.Rank)
 	n.status.LastEventID, n.status.LastFailure = f.EventID, f.Context

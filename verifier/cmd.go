@@ -1,0 +1,78 @@
+package verifier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/rs/zerolog"
+	"github.com/urfave/cli/v2"
+
+	"keylime/internal/config"
+	"keylime/internal/daemon"
+	"keylime/store"
+)
+
+// OpenStore opens the store in a file. close ends its use.
+type OpenStore func(path string, log zerolog.Logger) (s store.Verifier, close func() error, err error)
+
+// Command is the command line of the verifier.
+func Command(open OpenStore) *cli.Command {
+	set := settings{}
+	return daemon.Command(daemon.Role{
+		Name:  "verifier",
+		Usage: "attest agents continuously and tell others when one fails",
+		About: `Asks every enrolled agent for a quote, again and again, appraises it against the agent's policies, and
+reports failures. Without configuration it listens on 127.0.0.1:8881 and makes the CA and certificates that it
+needs under /var/lib/keylime/cv_ca; agents are enrolled with keylime tenant add.
+
+   keylime verifier --set quote_interval=10 --set revocations.webhook_url=https://hooks.example/keylime`,
+		Flags: []cli.Flag{
+			&cli.GenericFlag{Name: "set", Value: set, Usage: "set an option for this run, as `OPTION=VALUE`; may be repeated"},
+		},
+		Load: func(_ *cli.Context, src config.Sources) (daemon.Runner, config.Report, error) {
+			src.Flags = set
+			return load(src, open)
+		},
+	})
+}
+
+// settings is the flag that collects OPTION=VALUE pairs.
+type settings map[string]string
+
+// Set adds a pair.
+func (s settings) Set(pair string) error {
+	name, value, ok := strings.Cut(pair, "=")
+	if !ok || name == "" {
+		return fmt.Errorf("%q: want OPTION=VALUE, as in --set quote_interval=10", pair)
+	}
+	s[name] = value
+	return nil
+}
+
+func (s settings) String() string { return "" }
+
+// load reads the configuration and returns what runs with it.
+func load(src config.Sources, open OpenStore) (daemon.Runner, config.Report, error) {
+	cfg, report, err := config.LoadVerifier(src)
+	if err != nil {
+		return nil, report, err
+	}
+	src.Flags = nil // they are the verifier's
+	ca, _, err := config.LoadCA(src)
+	if err != nil {
+		return nil, report, err
+	}
+	if _, err := severities(cfg); err != nil {
+		return nil, report, err
+	}
+	return func(ctx context.Context, log zerolog.Logger) (err error) {
+		s, closeStore, err := open(cfg.Store, log)
+		if err != nil {
+			return fmt.Errorf("verifier: %w", err)
+		}
+		defer func() { err = errors.Join(err, closeStore()) }()
+		return Run(ctx, cfg, ca, s, log)
+	}, report, nil
+}
