@@ -84,8 +84,8 @@ func (s *server) collect(ctx context.Context, results api.QuoteResults, want int
 
 // evidence is a quote with its logs.
 type evidence struct {
-	results   api.QuoteResults // without the logs
-	uefi, ima io.Reader        // nil = not sent
+	results   api.QuoteResults  // without the logs
+	uefi, ima *io.SectionReader // nil = not sent
 }
 
 // write writes the results object.
@@ -99,13 +99,17 @@ func (e evidence) write(w io.Writer) error {
 		return err
 	}
 	if e.uefi != nil {
-		err := writeMember(w, "mb_measurement_list", e.uefi, base64.NewEncoder(base64.StdEncoding, w))
+		_, err := writeMember(w, "mb_measurement_list", e.uefi, base64.NewEncoder(base64.StdEncoding, w))
 		if err != nil {
 			return fmt.Errorf("send the measured boot log: %w", err)
 		}
 	}
 	if e.ima != nil {
-		if err := writeMember(w, "ima_measurement_list", e.ima, &jsonText{w: w}); err != nil {
+		n, err := writeMember(w, "ima_measurement_list", e.ima, &jsonText{w: w})
+		if err == nil && n != e.ima.Size() {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
 			return fmt.Errorf("send the IMA list: %w", err)
 		}
 	}
@@ -114,18 +118,19 @@ func (e evidence) write(w io.Writer) error {
 }
 
 // writeMember writes one more member of an object: a string with a log in it, as the encoder, which writes to w, has
-// it. Reads are as long as the kernel's files like them.
-func writeMember(w io.Writer, name string, log io.Reader, encoder io.WriteCloser) error {
+// it. It returns the log's length. Reads are as long as the kernel's files like them.
+func writeMember(w io.Writer, name string, log io.Reader, encoder io.WriteCloser) (int64, error) {
 	if _, err := fmt.Fprintf(w, `,"%s":"`, name); err != nil {
-		return err
+		return 0, err
 	}
 	// Without their other methods, neither end takes the copy out of this buffer's hands.
-	if _, err := io.CopyBuffer(struct{ io.Writer }{encoder}, struct{ io.Reader }{log}, make([]byte, readChunk)); err != nil {
-		return err
+	n, err := io.CopyBuffer(struct{ io.Writer }{encoder}, struct{ io.Reader }{log}, make([]byte, readChunk))
+	if err != nil {
+		return n, err
 	}
 	if err := encoder.Close(); err != nil {
-		return err
+		return n, err
 	}
-	_, err := io.WriteString(w, `"`)
-	return err
+	_, err = io.WriteString(w, `"`)
+	return n, err
 }

@@ -35,7 +35,7 @@ func newMeasurementList(file io.ReaderAt) *measurementList {
 // listWindow is the part of the list that one response carries.
 type listWindow struct {
 	first uint64 // index of its first entry
-	text  io.Reader
+	text  *io.SectionReader
 }
 
 // from returns the list from an entry on up to what the file holds now, an unfinished last line included. An entry
