@@ -44,9 +44,13 @@ type machine struct {
 func newMachine(t *testing.T) *machine { return newMachineWith(t, swtpm.ForTest(t)) }
 
 func newMachineWith(t *testing.T, tpm *swtpm.Server) *machine {
+	return newMachineIn(t, tpm, t.TempDir())
+}
+
+// newMachineIn has its working directory in dir.
+func newMachineIn(t *testing.T, tpm *swtpm.Server, dir string) *machine {
 	t.Helper()
 	needRoot(t) // the secure directory is mounted
-	dir := t.TempDir()
 	m := &machine{t: t, tpm: tpm, log: &logBuffer{}, registrar: newTestRegistrar(t), caDir: filepath.Join(dir, "cv_ca")}
 	var err error
 	m.ca, err = pki.EnsureCA(m.caDir, pki.CAOptions{
@@ -125,23 +129,28 @@ func (m *machine) start() *running {
 		}
 		return m.registrar.activations() > before
 	})
-	request := m.registrar.last()
-	r.ak = publicOf(m.t, *request.AIKTPM)
-	scheme := "https"
+	r.connect(listener.Addr().String())
+	return r
+}
+
+// connect makes the client of an agent that has registered.
+func (r *running) connect(address string) {
+	r.t.Helper()
+	request := r.registrar.last()
+	r.ak = publicOf(r.t, *request.AIKTPM)
+	scheme := "http"
 	transport := &http.Transport{}
-	if *request.MTLSCert == "disabled" {
-		scheme = "http"
-	} else {
-		transport.TLSClientConfig, err = pki.PinnedClient(m.adminTLS("client"), *request.MTLSCert)
-		if err != nil {
-			m.t.Fatal(err)
+	if *request.MTLSCert != "disabled" {
+		var err error
+		scheme = "https"
+		if transport.TLSClientConfig, err = pki.PinnedClient(r.adminTLS("client"), *request.MTLSCert); err != nil {
+			r.t.Fatal(err)
 		}
 	}
 	r.client = &http.Client{Transport: transport, Timeout: time.Minute}
-	m.t.Cleanup(transport.CloseIdleConnections)
-	r.base = scheme + "://" + listener.Addr().String()
+	r.t.Cleanup(transport.CloseIdleConnections)
+	r.base = scheme + "://" + address
 	r.admin = api.NewAgent(r.base, r.client)
-	return r
 }
 
 // stop ends the agent and returns what Run returned.
