@@ -1,15 +1,8 @@
 package tenant
 
 import (
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha1"
-	"crypto/sha512"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -22,13 +15,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"keylime/internal/api"
 	"keylime/internal/config"
-	"keylime/internal/fleet"
 	"keylime/internal/pki"
-	"keylime/tpm"
 )
 
 // authority is a directory with a CA and the certificates of a server and an administrator in cv_ca, as a verifier
@@ -38,6 +28,7 @@ var authority = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	authorityDir = dir
 	ca, err := pki.EnsureCA(filepath.Join(dir, "cv_ca"), packer(io.Discard).ca.Options())
 	if err == nil {
 		err = ca.EnsureLeaf(pki.Leaf{Name: "server", Kind: pki.Server, Hosts: []string{"localhost", "127.0.0.1"}})
@@ -48,30 +39,13 @@ var authority = sync.OnceValues(func() (string, error) {
 	return dir, err
 })
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		defer func() {
-			if dir, err := authority(); err == nil {
-				os.RemoveAll(dir)
-			}
-		}()
-		return runTests(m)
-	}())
-}
-
 // stage is a registrar, a verifier and an agent, each a real HTTPS server whose answers a test may change: peers of
 // other makes, and hostile ones.
 type stage struct {
-	dir                        string // KEYLIME_DIR
-	id                         string
-	soft                       *fleet.SoftTPM
-	transport                  *rsa.PrivateKey
-	pubkey, cert               string
-	registrar, verifier, agent *scripted
-	record                     api.RegistrarAgent // what the registrar answers
-	u, v                       []byte             // as agent and verifier got them
-	ukey                       api.UKey
-	enrolment                  map[string]any
+	*actor
+	registrar, verifier *scripted
+	record              api.RegistrarAgent // what the registrar answers
+	enrolment           map[string]any     // what the verifier was sent
 }
 
 // scripted is a server that remembers what it was asked.
@@ -161,19 +135,8 @@ func refuse(status int, text string) http.HandlerFunc {
 // newStage raises the curtain: an agent with a SoftTPM is registered, and everybody is honest.
 func newStage(t testing.TB, alg string) *stage {
 	t.Helper()
-	dir, err := authority()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &stage{dir: dir, id: "d432fbb3-d2f1-4a97-9ef7-75bd81c00000", soft: softTPM(t, alg)}
-	s.transport, s.pubkey = transportKey(t)
-	certPEM, keyPEM, err := pki.SelfSigned(s.id, nil, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.cert = string(certPEM)
-	s.registrar, s.verifier = serve(t, s.serverTLS(t, "server")), serve(t, s.serverTLS(t, "server"))
-	s.agent = serve(t, s.agentTLS(t, certPEM, keyPEM))
+	s := &stage{actor: newActor(t, alg)}
+	s.registrar, s.verifier = serve(t, serverTLS(t, s.dir)), serve(t, serverTLS(t, s.dir))
 	host, port := "127.0.0.1", s.agent.port()
 	s.record = recordOf(s.soft)
 	s.record.AgentID, s.record.MTLSCert, s.record.IP, s.record.Port, s.record.RegCount = s.id, &s.cert, &host, &port, 1
@@ -181,11 +144,12 @@ func newStage(t testing.TB, alg string) *stage {
 	return s
 }
 
-func (s *stage) serverTLS(t testing.TB, name string) *tls.Config {
+// serverTLS are the settings of a server of the test's CA.
+func serverTLS(t testing.TB, dir string) *tls.Config {
 	t.Helper()
-	ca := filepath.Join(s.dir, "cv_ca")
+	ca := filepath.Join(dir, "cv_ca")
 	settings, err := pki.ServerTLS(pki.ServerFiles{
-		CertFile: filepath.Join(ca, name+"-cert.crt"), KeyFile: filepath.Join(ca, name+"-private.pem"),
+		CertFile: filepath.Join(ca, "server-cert.crt"), KeyFile: filepath.Join(ca, "server-private.pem"),
 		ClientCAs: []string{filepath.Join(ca, "cacert.crt")}, RequireClient: true,
 	})
 	if err != nil {
@@ -194,87 +158,13 @@ func (s *stage) serverTLS(t testing.TB, name string) *tls.Config {
 	return settings
 }
 
-func (s *stage) agentTLS(t testing.TB, certPEM, keyPEM []byte) *tls.Config {
-	t.Helper()
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(s.dir, "cv_ca", "cacert.crt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	clients := x509.NewCertPool()
-	clients.AppendCertsFromPEM(text)
-	return &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients}
-}
-
 func (s *stage) playHonestly() {
 	versions := results(map[string]any{"current_version": "2.6", "supported_versions": []string{"1.0", "2.0", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "3.0"}})
 	s.registrar.on("GET /version", versions)
 	s.verifier.on("GET /version", versions)
 	s.registrar.on("GET /v2.6/agents/"+s.id, func(w http.ResponseWriter, r *http.Request) { envelope(w, 200, "Success", s.record) })
-	s.agent.on("GET /version", results(map[string]any{"supported_version": "2.6", "supported_versions": []string{"2.1", "2.2", "2.3", "2.4", "2.5", "2.6"}}))
-	s.agent.on("GET /v2.6/quotes/identity", s.identity)
-	s.agent.on("POST /v2.6/keys/ukey", s.takeU)
-	s.agent.on("GET /v2.6/keys/verify", s.proveKey)
 	s.verifier.on("POST /v2.6/agents/"+s.id, s.enrol)
 	s.verifier.on("PUT /v2.6/agents/"+s.id+"/stop", refuse(200, "Success"))
-}
-
-func (s *stage) identity(w http.ResponseWriter, r *http.Request) {
-	s.soft.BindData(s.pubkey)
-	q, err := s.soft.Quote([]byte(r.URL.Query().Get("nonce")), tpm.MaskOf(tpm.PCRData), tpm.SHA256)
-	if err != nil {
-		envelope(w, 500, err.Error(), nil)
-		return
-	}
-	enc, sign := "rsa2048", "rsassa"
-	if ak, err := tpm.ParsePublic(s.soft.AKPublic()); err == nil {
-		enc, sign = ak.EncAlg(), ak.SignAlg()
-	}
-	envelope(w, 200, "Success", api.QuoteResults{Quote: q.String(), HashAlg: "sha256", EncAlg: enc, SignAlg: sign, PubKey: &s.pubkey})
-}
-
-func (s *stage) takeU(w http.ResponseWriter, r *http.Request) {
-	var body api.UKey
-	err := json.NewDecoder(r.Body).Decode(&body)
-	var ciphertext, u []byte
-	if err == nil {
-		ciphertext, err = base64.StdEncoding.DecodeString(body.EncryptedKey)
-	}
-	if err == nil {
-		u, err = rsa.DecryptOAEP(sha1.New(), rand.Reader, s.transport, ciphertext, nil)
-	}
-	if err != nil {
-		envelope(w, 400, err.Error(), struct{}{})
-		return
-	}
-	s.u, s.ukey = u, body
-	envelope(w, 200, "Success", nil)
-}
-
-// key is K once both shares are there.
-func (s *stage) key() []byte {
-	if len(s.u) != keySize || len(s.v) != keySize {
-		return nil
-	}
-	k := make([]byte, keySize)
-	for i := range k {
-		k[i] = s.u[i] ^ s.v[i]
-	}
-	return k
-}
-
-func (s *stage) proveKey(w http.ResponseWriter, r *http.Request) {
-	k := s.key()
-	if k == nil {
-		envelope(w, 400, "Bootstrap key not yet available.", struct{}{})
-		return
-	}
-	mac := hmac.New(sha512.New384, k)
-	mac.Write([]byte(r.URL.Query().Get("challenge")))
-	envelope(w, 200, "Success", api.KeyVerify{HMAC: hex.EncodeToString(mac.Sum(nil))})
 }
 
 func (s *stage) enrol(w http.ResponseWriter, r *http.Request) {
@@ -285,7 +175,8 @@ func (s *stage) enrol(w http.ResponseWriter, r *http.Request) {
 	}
 	s.enrolment = body
 	if text, ok := body["v"].(string); ok {
-		s.v, _ = base64.StdEncoding.DecodeString(text)
+		v, _ := base64.StdEncoding.DecodeString(text)
+		s.setShares(nil, v)
 	}
 	s.verifier.on("GET /v2.6/agents/"+s.id, results(api.VerifierAgent{
 		OperationalState: 1, IP: "127.0.0.1", Port: s.agent.port(), TPMPolicy: fmt.Sprint(body["tpm_policy"]), Metadata: "{}",
@@ -297,14 +188,18 @@ func (s *stage) enrol(w http.ResponseWriter, r *http.Request) {
 
 // environment is that of a tenant on this stage: options by their upstream names, which set override.
 func (s *stage) environment(set map[string]string) []string {
+	return environment(s.dir, s.registrar.port(), s.verifier.port(), set)
+}
+
+func environment(dir string, registrar, verifier int, set map[string]string) []string {
 	all := map[string]string{
-		"VERIFIER_PORT": strconv.Itoa(s.verifier.port()), "REGISTRAR_PORT": strconv.Itoa(s.registrar.port()),
+		"VERIFIER_PORT": strconv.Itoa(verifier), "REGISTRAR_PORT": strconv.Itoa(registrar),
 		"REQUIRE_EK_CERT": "False", "RETRY_INTERVAL": "0.05", "REQUEST_TIMEOUT": "20",
 	}
 	for name, value := range set {
 		all[name] = value
 	}
-	env := []string{"KEYLIME_DIR=" + s.dir}
+	env := []string{"KEYLIME_DIR=" + dir}
 	for name, value := range all {
 		env = append(env, "KEYLIME_TENANT_"+name+"="+value)
 	}
