@@ -52,7 +52,7 @@ func newActor(t testing.TB, alg string) *actor {
 	if a.list, err = fleet.NewMeasured(a.soft); err != nil {
 		t.Fatal(err)
 	}
-	a.transport, a.pubkey = transportKey(t)
+	a.transport, a.pubkey = transportKey(t, 0)
 	certPEM, keyPEM, err := pki.SelfSigned(a.id, nil, time.Now())
 	if err != nil {
 		t.Fatal(err)

@@ -14,10 +14,9 @@ func TestAddDeliversAndEnrols(t *testing.T) {
 	t.Parallel()
 	for _, alg := range []string{"rsa2048", "ecc256"} {
 		s := newStage(t, alg)
-		set := map[string]string{"ACCEPT_TPM_SIGNING_ALGS": "['rsassa', 'ecdsa']"}
 		o := &options{agent: s.id, file: writeFile(t, "secret", "the secret payload"), runtimePolicy: writeFile(t, "p", goodPolicy), verify: true}
 		var notes strings.Builder
-		r, err := add(t.Context(), s.tenant(t, &notes, set), o)
+		r, err := add(t.Context(), s.tenant(t, &notes, nil), o)
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", alg, err, notes.String())
 		}
@@ -71,22 +70,23 @@ func TestNothingIsGivenToWhoIsNotTrusted(t *testing.T) {
 			s.registrar.on("GET /v2.6/agents/"+s.id, refuse(404, "Agent with ID 'x' not found"))
 		}, exitNotFound, "does not exist on registrar"},
 		{"the AK of another TPM is registered", func(t *testing.T, s *stage, _ map[string]string) { // NT-20
-			s.record.AIKTPM = recordOf(softTPM(t, "rsa2048")).AIKTPM
+			s.record.AIKTPM = recordOf(softTPM(t, "ecc256")).AIKTPM
 		}, exitUntrusted, "identity quote"},
 		{"another agent answers at the address", func(t *testing.T, s *stage, _ map[string]string) {
 			s.record.MTLSCert = &newStage(t, "ecc256").cert
 		}, exitUnreachable, "certificate"},
 		{"transport key replaced on the way", func(t *testing.T, s *stage, _ map[string]string) {
-			_, other := transportKey(t)
+			_, other := transportKey(t, 1)
 			s.agent.on("GET /v2.6/quotes/identity", func(w http.ResponseWriter, r *http.Request) {
 				mine := s.pubkey
 				answer := identityAnswer(t, s.soft, r.URL.Query().Get("nonce"), mine)
-				answer.PubKey = &other
+				answer.EncAlg, answer.SignAlg, answer.PubKey = "ecc256", "ecdsa", &other
 				envelope(w, 200, "Success", answer)
 			})
 		}, exitUntrusted, "does not bind"},
 		{"the same quote for every nonce", func(t *testing.T, s *stage, _ map[string]string) { // NT-25
 			answer := identityAnswer(t, s.soft, "AAAAAAAAAAAAAAAAAAAA", s.pubkey)
+			answer.EncAlg, answer.SignAlg = "ecc256", "ecdsa"
 			s.agent.on("GET /v2.6/quotes/identity", results(answer))
 		}, exitUntrusted, "nonce"},
 		{"hash not accepted", func(_ *testing.T, _ *stage, set map[string]string) { // NT-30
@@ -104,7 +104,7 @@ func TestNothingIsGivenToWhoIsNotTrusted(t *testing.T) {
 		{"versions that nobody speaks", func(_ *testing.T, s *stage, _ map[string]string) { // NT-58
 			s.agent.on("GET /version", results(map[string]any{"supported_versions": []string{"9.9", "1.0"}}))
 		}, exitFailed, "no API version in common"},
-		{"no EK certificate", func(_ *testing.T, _ *stage, set map[string]string) { set["REQUIRE_EK_CERT"] = "True" }, exitFailed, "EK certificate"},
+		{"no EK certificate", func(_ *testing.T, _ *stage, set map[string]string) { set["REQUIRE_EK_CERT"] = "True" }, exitUntrusted, "EK certificate"},
 		{"refused by the script", func(t *testing.T, _ *stage, set map[string]string) {
 			set["EK_CHECK_SCRIPT"] = judgedBy(t, "exit 1").cfg.EKCheckScript
 		}, exitUntrusted, "ek_check_script"},
@@ -114,7 +114,7 @@ func TestNothingIsGivenToWhoIsNotTrusted(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			s, set := newStage(t, "rsa2048"), map[string]string{}
+			s, set := newStage(t, "ecc256"), map[string]string{}
 			c.spoil(t, s, set)
 			o := &options{agent: s.id, file: writeFile(t, "secret", "the secret payload")}
 			_, err := add(t.Context(), s.tenant(t, io.Discard, set), o)
@@ -134,7 +134,7 @@ func TestNothingIsGivenToWhoIsNotTrusted(t *testing.T) {
 // NT-07: what the registrar says later makes no difference.
 func TestVerifierIsToldTheKeyThatWasChecked(t *testing.T) {
 	t.Parallel()
-	s, other := newStage(t, "rsa2048"), newStage(t, "rsa2048")
+	s, other := newStage(t, "ecc256"), newStage(t, "ecc256")
 	checked := s.record
 	lookups := 0
 	s.registrar.on("GET /v2.6/agents/"+s.id, func(w http.ResponseWriter, _ *http.Request) {
@@ -161,7 +161,7 @@ func TestVerifierIsToldTheKeyThatWasChecked(t *testing.T) {
 
 func TestBusyAgentIsAskedAgain(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, "rsa2048")
+	s := newStage(t, "ecc256")
 	asked := 0
 	s.agent.on("GET /v2.6/quotes/identity", func(w http.ResponseWriter, r *http.Request) {
 		if asked++; asked < 3 {
@@ -205,7 +205,7 @@ func TestAgentWithoutTheKeyIsStopped(t *testing.T) {
 		s := newStage(t, "ecc256")
 		s.agent.on("GET /v2.6/keys/verify", c.answer)
 		o := &options{agent: s.id, file: writeFile(t, "f", "x"), verify: true}
-		_, err := add(t.Context(), s.tenant(t, io.Discard, map[string]string{"ACCEPT_TPM_SIGNING_ALGS": "ecdsa"}), o)
+		_, err := add(t.Context(), s.tenant(t, io.Discard, nil), o)
 		if err == nil || exitCode(err) != c.code {
 			t.Errorf("%s: got %v (exit %d), want exit %d", c.name, err, exitCode(err), c.code)
 		}
@@ -217,7 +217,7 @@ func TestAgentWithoutTheKeyIsStopped(t *testing.T) {
 
 func TestVerifierThatHasTheAgent(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, "rsa2048")
+	s := newStage(t, "ecc256")
 	s.verifier.on("POST /v2.6/agents/"+s.id, refuse(409, "Agent of uuid x already exists. Please use delete or update."))
 	_, err := add(t.Context(), s.tenant(t, io.Discard, nil), &options{agent: s.id})
 	if err == nil || exitCode(err) != exitFailed || !strings.Contains(err.Error(), "409 Agent of uuid x already exists") || !strings.Contains(err.Error(), "keylime tenant update") {
@@ -227,7 +227,7 @@ func TestVerifierThatHasTheAgent(t *testing.T) {
 
 func TestPushAgentIsNeverContacted(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, "rsa2048")
+	s := newStage(t, "ecc256")
 	if _, err := add(t.Context(), s.tenant(t, io.Discard, nil), &options{agent: s.id, pushModel: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func TestFailedUpdateLeavesTheAgentAsItWas(t *testing.T) {
 			s.verifier.on("GET /v2.6/allowlists", results(map[string]any{"runtimepolicy names": []string{"production"}}))
 		}},
 	} {
-		s := newStage(t, "rsa2048")
+		s := newStage(t, "ecc256")
 		c.spoil(s)
 		c.o.agent = s.id
 		if _, err := update(t.Context(), s.tenant(t, io.Discard, nil), &c.o); err == nil {
@@ -267,7 +267,7 @@ func TestFailedUpdateLeavesTheAgentAsItWas(t *testing.T) {
 
 func TestUpdateDeletesThenEnrols(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, "rsa2048")
+	s := newStage(t, "ecc256")
 	present := results(api.VerifierAgent{OperationalState: 3})
 	s.verifier.on("GET /v2.6/agents/"+s.id, present)
 	polls := 0

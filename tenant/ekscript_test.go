@@ -2,7 +2,6 @@ package tenant
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,20 +108,5 @@ func TestNoCheckOfTheEKIsSaid(t *testing.T) {
 	tn := &Tenant{notes: &notes}
 	if err := tn.checkEK(t.Context(), registrationOf(t, softTPM(t, "ecc256"))); err != nil || !strings.Contains(notes.String(), "warning: require_ek_cert is false") {
 		t.Errorf("got %v, notes %q", err, notes.String())
-	}
-}
-
-func TestProviderKeys(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]string{"": "", "null": "", `{"ekcert":"AQI="}`: "\x01\x02"} {
-		got, err := providerCertificate(json.RawMessage(text))
-		if err != nil || string(got) != want {
-			t.Errorf("%q: got %x, %v, want %x", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"{}", `{"ekcert":""}`, `{"ekcert":"*"}`, `[]`} {
-		if _, err := providerCertificate(json.RawMessage(text)); err == nil {
-			t.Errorf("%q: accepted", text)
-		}
 	}
 }

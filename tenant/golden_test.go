@@ -68,8 +68,8 @@ func (l *life) run(t *testing.T, line string) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := map[string]string{}
-	if l.name == "ecc" { // as that tenant was configured
+	set := map[string]string{"ACCEPT_TPM_SIGNING_ALGS": "['ecschnorr', 'rsassa']"} // as that tenant was configured
+	if l.name == "ecc" {
 		set["ACCEPT_TPM_SIGNING_ALGS"] = "['ecschnorr', 'rsassa', 'ecdsa']"
 	}
 	tn := l.tenant(t, io.Discard, set)

@@ -61,10 +61,7 @@ func TestSharesGiveTheKeyOnlyTogether(t *testing.T) {
 
 func TestUIsForTheTransportKeyAlone(t *testing.T) {
 	t.Parallel()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key, _ := transportKey(t, 0)
 	s, err := newShares(rand.Reader)
 	if err != nil {
 		t.Fatal(err)

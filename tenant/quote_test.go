@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 
 	"keylime/internal/api"
@@ -22,10 +23,16 @@ var defaultAcceptance = acceptance{
 	hash: []string{"sha512", "sha384", "sha256"}, enc: []string{"ecc", "rsa"}, sign: []string{"ecschnorr", "rsassa"},
 }
 
-// transportKey makes an agent's transport key and its PEM text.
-func transportKey(t testing.TB) (*rsa.PrivateKey, string) {
+// transportKeys are made once: each takes its time.
+var transportKeys = [2]func() (*rsa.PrivateKey, error){
+	sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }),
+	sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }),
+}
+
+// transportKey is an agent's transport key and its PEM text; number 0 or 1.
+func transportKey(t testing.TB, number int) (*rsa.PrivateKey, string) {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := transportKeys[number]()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,8 +86,8 @@ func TestIdentityQuotes(t *testing.T) {
 	const nonce = "ABCDEFGHIJKLMNOPQRSTUVWX"
 	soft, stranger := softTPM(t, "rsa2048"), softTPM(t, "rsa2048")
 	r := registrationOf(t, soft)
-	key, pubkey := transportKey(t)
-	_, otherKey := transportKey(t)
+	key, pubkey := transportKey(t, 0)
+	_, otherKey := transportKey(t, 1)
 
 	good := identityAnswer(t, soft, nonce, pubkey)
 	id, err := checkQuote(r, nonce, good, defaultAcceptance)
@@ -130,7 +137,7 @@ func TestWhatTheKeyIsCountsNotWhatTheAgentSays(t *testing.T) {
 	t.Parallel()
 	soft := softTPM(t, "ecc256")
 	r := registrationOf(t, soft)
-	_, pubkey := transportKey(t)
+	_, pubkey := transportKey(t, 0)
 	answer := identityAnswer(t, soft, "N", pubkey)
 	answer.EncAlg, answer.SignAlg = "rsa2048", "rsassa"
 	if _, err := checkQuote(r, "N", answer, defaultAcceptance); err == nil || !strings.Contains(err.Error(), `"ecdsa"`) {
@@ -148,7 +155,7 @@ func TestUnsafeClockIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	soft := softTPM(t, "rsa2048")
 	soft.SetClock(tpm.Clock{Clock: 5, ResetCount: 2})
-	_, pubkey := transportKey(t)
+	_, pubkey := transportKey(t, 0)
 	_, err := checkQuote(registrationOf(t, soft), "N", identityAnswer(t, soft, "N", pubkey), defaultAcceptance)
 	if !errors.Is(err, tpm.ErrClockUnsafe) {
 		t.Errorf("got %v, want ErrClockUnsafe", err)
@@ -157,7 +164,7 @@ func TestUnsafeClockIsAskedAgain(t *testing.T) {
 
 func TestTransportKeys(t *testing.T) {
 	t.Parallel()
-	_, good := transportKey(t)
+	_, good := transportKey(t, 0)
 	small, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)

@@ -12,10 +12,11 @@ import (
 // registration is what the registrar holds of an agent, checked for form. A command looks it up once: the AK that was
 // checked against quote and EK certificate is the very one that the verifier is told.
 type registration struct {
-	agent  string
-	record api.RegistrarAgent
-	ek, ak *tpm.Public
-	ekCert []byte // DER; nil when the TPM has none
+	agent   string
+	record  api.RegistrarAgent
+	ek, ak  *tpm.Public
+	ekCert  []byte   // DER; nil when the TPM has none
+	ekChain [][]byte // what the agent sent after it, DER
 }
 
 // lookup asks the registrar for an agent.
@@ -64,6 +65,13 @@ func parseRegistration(agent string, record api.RegistrarAgent) (*registration, 
 		if r.ekCert, err = base64.StdEncoding.DecodeString(*record.EKCert); err != nil {
 			return nil, fmt.Errorf("ekcert: %w", err)
 		}
+	}
+	for _, text := range record.EKChain {
+		der, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, fmt.Errorf("ekcert_chain: %w", err)
+		}
+		r.ekChain = append(r.ekChain, der)
 	}
 	return r, nil
 }

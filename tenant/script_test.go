@@ -76,7 +76,7 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{actor: newActor(t, "rsa2048")}
+	w := &world{actor: newActor(t, "ecc256")}
 	src := config.Sources{Root: t.TempDir(), Environ: []string{"KEYLIME_DIR=" + w.dir}}
 	db, err := bolt.Open(filepath.Join(t.TempDir(), "keylime.db"), bolt.Options{Log: zerolog.Nop()})
 	if err != nil {

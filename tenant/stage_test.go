@@ -195,6 +195,7 @@ func environment(dir string, registrar, verifier int, set map[string]string) []s
 	all := map[string]string{
 		"VERIFIER_PORT": strconv.Itoa(verifier), "REGISTRAR_PORT": strconv.Itoa(registrar),
 		"REQUIRE_EK_CERT": "False", "RETRY_INTERVAL": "0.05", "REQUEST_TIMEOUT": "20",
+		"ACCEPT_TPM_SIGNING_ALGS": "['rsassa', 'ecdsa']",
 	}
 	for name, value := range set {
 		all[name] = value
