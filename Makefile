@@ -32,7 +32,7 @@ race: ## the Go tests alone with the race detector; what lacks its tool is skipp
 	CGO_ENABLED=1 $(GO) test -race ./...
 
 peers: setup-test build ## only the tests against upstream's Python roles
-	$(TEST) -v -timeout 14m ./internal/interop/...
+	$(TEST) -v -timeout 14m -run TestLife ./internal/e2e
 
 fuzz: ## every fuzz target for FUZZTIME (20s)
 	@sh scripts/fuzz.sh $(FUZZTIME)

@@ -16,6 +16,8 @@ type Role struct {
 	Usage string // one line
 	About string // shown by --help, with an example
 	Flags []cli.Flag
+	// Several: the role runs others, which name themselves in their log lines.
+	Several bool
 	// Load reads the configuration; flags that are options of it are given by option name. The Runner is nil only with
 	// an error.
 	Load func(c *cli.Context, src config.Sources) (Runner, config.Report, error)
@@ -80,9 +82,12 @@ func run(c *cli.Context, r Role) error {
 	if err != nil {
 		return err
 	}
-	log, err := Logger(logging, r.Name, c.App.Writer, c.App.ErrWriter)
+	log, err := Logger(logging, c.App.Writer, c.App.ErrWriter)
 	if err != nil {
 		return err
+	}
+	if !r.Several {
+		log = ForRole(log, r.Name)
 	}
 	start, report, err := r.Load(c, src)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 )
 
 // Logger makes a process's logger. Lines are JSON, or text in the configured Python format with the fields after it.
-func Logger(cfg config.Logging, role string, stdout, stderr io.Writer) (zerolog.Logger, error) {
+func Logger(cfg config.Logging, stdout, stderr io.Writer) (zerolog.Logger, error) {
 	level, err := zerolog.ParseLevel(cfg.Level)
 	if err != nil {
 		return zerolog.Nop(), fmt.Errorf("logging level %q: %w", cfg.Level, err)
@@ -27,19 +27,34 @@ func Logger(cfg config.Logging, role string, stdout, stderr io.Writer) (zerolog.
 		out = stderr
 	}
 	if cfg.Format != "json" {
-		out = &textWriter{out: out, format: cfg.Format, date: cfg.DateFormat, name: "keylime." + role}
+		out = &textWriter{out: out, format: cfg.Format, date: cfg.DateFormat}
 	}
 	if f, ok := out.(*os.File); ok {
 		out = zerolog.SyncWriter(f)
 	}
-	return zerolog.New(out).Level(level).With().Timestamp().Str("role", role).Logger(), nil
+	return zerolog.New(out).Level(level).Hook(timestamp{}), nil
+}
+
+// ForRole is the logger of one role; the lines of a process that runs several bear their names.
+func ForRole(log zerolog.Logger, role string) zerolog.Logger {
+	return log.With().Str(roleField, role).Logger()
+}
+
+const roleField = "role"
+
+// timestamp adds the time with its fraction, which zerolog's own leaves out unless a global is changed.
+type timestamp struct{}
+
+// Run is called for each event.
+func (timestamp) Run(e *zerolog.Event, _ zerolog.Level, _ string) {
+	e.Str(zerolog.TimestampFieldName, time.Now().Format(time.RFC3339Nano))
 }
 
 // textWriter turns zerolog's JSON into lines of text. Values are quoted where they hold spaces or anything that could
 // forge a line (CVE-2022-23949).
 type textWriter struct {
-	out                io.Writer
-	format, date, name string
+	out          io.Writer
+	format, date string
 }
 
 // Write renders one event. zerolog calls it once per event, from any goroutine; a line goes out in one Write.
@@ -50,16 +65,20 @@ func (w *textWriter) Write(event []byte) (int, error) {
 	if err := decoder.Decode(&fields); err != nil {
 		return w.out.Write(event)
 	}
-	at, _ := time.Parse(zerolog.TimeFieldFormat, text(fields[zerolog.TimestampFieldName]))
+	at, _ := time.Parse(time.RFC3339Nano, text(fields[zerolog.TimestampFieldName]))
 	level := text(fields[zerolog.LevelFieldName])
 	message := printable(text(fields[zerolog.MessageFieldName]))
-	for _, known := range []string{zerolog.TimestampFieldName, zerolog.LevelFieldName, zerolog.MessageFieldName, "role"} {
+	name := "keylime"
+	if role := text(fields[roleField]); role != "" {
+		name += "." + role
+	}
+	for _, known := range []string{zerolog.TimestampFieldName, zerolog.LevelFieldName, zerolog.MessageFieldName, roleField} {
 		delete(fields, known)
 	}
 	line := strings.NewReplacer(
 		"%(asctime)s", strftime(at.Local(), w.date),
 		"%(msecs)03d", fmt.Sprintf("%03d", at.Nanosecond()/1e6),
-		"%(name)s", w.name,
+		"%(name)s", name,
 		"%(levelname)s", pythonLevel(level),
 		"%(message)s", message+values(fields),
 		"%(reqid)s", "", "%(reqidf)s", "",

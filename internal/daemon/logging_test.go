@@ -16,10 +16,11 @@ func TestTextLines(t *testing.T) {
 		Level: "info", Output: "stdout",
 		Format:     "%(asctime)s.%(msecs)03d - %(name)s - %(levelname)s - %(message)s",
 		DateFormat: "%Y-%m-%d",
-	}, "registrar", &out, nil)
+	}, &out, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	log = ForRole(log, "registrar")
 	log.Warn().Str("agent", "evil\n2026-01-01 - keylime - INFO - forged").Int("port", 9002).Msg("refused\r\x1b[31m")
 	log.Debug().Msg("not shown")
 	line := out.String()
@@ -36,15 +37,15 @@ func TestTextLines(t *testing.T) {
 func TestJSONLines(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	log, err := Logger(config.Logging{Level: "debug", Output: "stderr", Format: "json"}, "agent", nil, &out)
+	log, err := Logger(config.Logging{Level: "debug", Output: "stderr", Format: "json"}, nil, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log.Debug().Str("agent", "a").Msg("asked")
-	if got := out.String(); !strings.HasPrefix(got, `{"level":"debug","role":"agent","agent":"a"`) {
+	if got := out.String(); !strings.HasPrefix(got, `{"level":"debug","agent":"a","time":"`) {
 		t.Error(got)
 	}
-	if _, err := Logger(config.Logging{Level: "loud"}, "agent", nil, &out); err == nil {
+	if _, err := Logger(config.Logging{Level: "loud"}, nil, &out); err == nil {
 		t.Error("an unknown level is accepted")
 	}
 }
