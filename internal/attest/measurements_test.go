@@ -247,6 +247,21 @@ func TestBuffers(t *testing.T) {
 	}
 }
 
+// The template's name is not part of what is hashed, and ima-sig and ima-buf have the same binary form: a file that is
+// passed off as a buffer, or a buffer as a file, is not accepted for that.
+func TestRelabelledTemplates(t *testing.T) {
+	t.Parallel()
+	k := newKernel(t)
+	k.signed(t, "/tmp/evil", digestOf([]byte("evil")), []byte("signature"))
+	k.list[0] = strings.Replace(k.list[0], "ima-sig", "ima-buf", 1)
+	expect(t, k.judge(t), badHash)
+
+	k = newKernel(t)
+	k.buffer(t, "selinux-state", digestOf([]byte("off")), []byte("off"))
+	k.list[0] = strings.Replace(k.list[0], "ima-buf", "ima-sig", 1)
+	expect(t, k.judge(t), "ima.validator.ima-sig.invalid_signature")
+}
+
 // NT-39: each malformed line fails, with its number.
 func TestMalformedLines(t *testing.T) {
 	t.Parallel()

@@ -14,14 +14,14 @@ import (
 type excludes struct {
 	// prefixes stand for the patterns that are plain text, with or without ".*" after it. They are sorted, and none
 	// begins with another, so that only the last one not after a name can be a prefix of it.
-	prefixes [][]byte
-	automata []*regexp.Regexp // all others: one, unless together they exceed what package regexp compiles
+	prefixes  [][]byte
+	automaton *regexp.Regexp // all others; nil when there are none
 }
 
 // compileExcludes compiles the patterns. Its error is an *Error that names the pattern at fault.
 func compileExcludes(patterns []string) (excludes, error) {
 	var x excludes
-	var branches, sources []string
+	var branches []string
 	size := 0
 	for _, p := range patterns {
 		translated, err := translatePattern(p)
@@ -39,11 +39,15 @@ func compileExcludes(patterns []string) (excludes, error) {
 			x.prefixes = append(x.prefixes, prefix)
 			continue
 		}
-		branches, sources = append(branches, "(?:"+translated+")"), append(sources, p)
+		branches = append(branches, "(?:"+translated+")")
 	}
 	x.prefixes = shortest(x.prefixes)
-	if failed, err := x.compile(branches); err != nil {
-		return excludes{}, badExclude(sources[failed], err)
+	if len(branches) == 0 {
+		return x, nil
+	}
+	var err error
+	if x.automaton, err = regexp.Compile(`\A(?:` + strings.Join(branches, "|") + `)`); err != nil {
+		return excludes{}, badExclude(patterns[len(patterns)-1], fmt.Errorf("all patterns together are too large: %w", err))
 	}
 	return x, nil
 }
@@ -85,41 +89,14 @@ func shortest(prefixes [][]byte) [][]byte {
 	return kept
 }
 
-// compile adds the branches as one automaton, or as several when one would be too large. A failure is that of the
-// branch whose index it returns.
-func (x *excludes) compile(branches []string) (failed int, err error) {
-	if len(branches) == 0 {
-		return 0, nil
-	}
-	re, err := regexp.Compile(`\A(?:` + strings.Join(branches, "|") + `)`)
-	if err == nil {
-		x.automata = append(x.automata, re)
-		return 0, nil
-	}
-	if len(branches) == 1 {
-		return 0, err
-	}
-	half := len(branches) / 2
-	if failed, err = x.compile(branches[:half]); err != nil {
-		return failed, err
-	}
-	failed, err = x.compile(branches[half:])
-	return half + failed, err
-}
-
-func (x *excludes) any() bool { return len(x.prefixes)+len(x.automata) > 0 }
+func (x *excludes) any() bool { return len(x.prefixes) > 0 || x.automaton != nil }
 
 func (x *excludes) match(name []byte) bool {
 	after, equal := slices.BinarySearchFunc(x.prefixes, name, bytes.Compare)
 	if equal || after > 0 && bytes.HasPrefix(name, x.prefixes[after-1]) {
 		return true
 	}
-	for _, re := range x.automata {
-		if re.Match(name) {
-			return true
-		}
-	}
-	return false
+	return x.automaton != nil && x.automaton.Match(name)
 }
 
 func badExclude(pattern string, err error) error {

@@ -8,7 +8,7 @@ const (
 	// maxDepth: a runtime policy nests three levels; extra properties may nest somewhat more.
 	maxDepth = 32
 	// maxPatternBytes bounds one exclude pattern and maxExcludeBytes all of them, as translated: a class such as [\W]
-	// takes ten kilobytes. Compiled they take some tens of times as much.
+	// takes ten kilobytes. Package regexp bounds the memory that they take when compiled.
 	maxPatternBytes = 128 << 10
 	maxExcludeBytes = 512 << 10
 	// maxPCRBytes: 24 PCRs with hundreds of digests each.

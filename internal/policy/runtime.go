@@ -15,15 +15,14 @@ const EmptyRuntime = `{"meta":{"version":1,"generator":1},"release":0,"digests":
 
 // Runtime is a compiled runtime policy. It is immutable and safe for concurrent use.
 type Runtime struct {
-	digest           string
-	generator        int
-	logHash          tpm.Hash
-	digests          table // files by path
-	keyrings         table // keys by ring
-	buffers          table // critical data by name
-	excludes         excludes
-	ignoredKeyrings  []string
-	verificationKeys string
+	digest          string
+	generator       int
+	logHash         tpm.Hash
+	digests         table // files by path
+	keyrings        table // keys by ring
+	buffers         table // critical data by name
+	excludes        excludes
+	ignoredKeyrings []string
 }
 
 // Generator is meta.generator.
@@ -34,9 +33,6 @@ func (r *Runtime) Digest() string { return r.digest }
 
 // LogHash is the algorithm of the template hashes in the measurement list (its second column), ima.log_hash_alg.
 func (r *Runtime) LogHash() tpm.Hash { return r.logHash }
-
-// VerificationKeys is the text of the keyring for file signatures; empty when there is none.
-func (r *Runtime) VerificationKeys() string { return r.verificationKeys }
 
 // empty reports whether this is the policy of an agent without one: it says so, and accepts nothing.
 func (r *Runtime) empty() bool {

@@ -70,7 +70,7 @@ func (c *runtimeCompiler) root() error {
 		case "ima-buf":
 			return c.table(&c.buffers)
 		case "verification-keys":
-			return c.string(1, c.keys)
+			return c.string(1, c.checkKeys)
 		}
 		return c.r.Skip()
 	})
@@ -150,12 +150,11 @@ func (c *runtimeCompiler) table(into *tableBuilder) error {
 	})
 }
 
-// keys validates the text of the keyring in "verification-keys".
-func (c *runtimeCompiler) keys(text string) {
+// checkKeys validates the text of the keyring in "verification-keys".
+func (c *runtimeCompiler) checkKeys(text string) {
 	if text == "" {
 		return
 	}
-	c.out.verificationKeys = strings.Clone(text)
 	inner := schema{r: strictjson.NewReader(text, maxDepth)}
 	err := inner.object(0, []string{"keyids", "pubkeys"}, func(name string) error {
 		switch name {

@@ -82,9 +82,6 @@ func (r *Reader) Kind() Kind {
 	return Invalid
 }
 
-// Offset is the position of the next byte to be read.
-func (r *Reader) Offset() int { return r.pos }
-
 // Object reads an object, calling member with each name. member must read the value, or skip it.
 func (r *Reader) Object(member func(name string) error) error {
 	if err := r.open('{', "an object"); err != nil {
