@@ -155,6 +155,7 @@ func TestUnfitEKs(t *testing.T) {
 				p.Parameters = withoutSymmetric(t, p.Parameters)
 			}},
 			{"signing key", ak, func(*tpm2.TPMTPublic) {}},
+			{"signing key's scheme", ek, func(p *tpm2.TPMTPublic) { p.Parameters = withScheme(t, p.Parameters) }},
 		} {
 			if err := mustParse(t, edited(t, c.area, c.change)).CheckEK(); !errors.Is(err, tpm.ErrKeyUnfit) {
 				t.Errorf("%s %s: %v, want ErrKeyUnfit", alg, c.name, err)
@@ -174,6 +175,22 @@ func withoutSymmetric(t *testing.T, parms tpm2.TPMUPublicParms) tpm2.TPMUPublicP
 		t.Fatal(err)
 	}
 	ecc.Symmetric = tpm2.TPMTSymDefObject{}
+	return tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, ecc)
+}
+
+func withScheme(t *testing.T, parms tpm2.TPMUPublicParms) tpm2.TPMUPublicParms {
+	t.Helper()
+	if rsa, err := parms.RSADetail(); err == nil {
+		rsa.Scheme = tpm2.TPMTRSAScheme{Scheme: tpm2.TPMAlgRSASSA,
+			Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSigSchemeRSASSA{HashAlg: tpm2.TPMAlgSHA256})}
+		return tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, rsa)
+	}
+	ecc, err := parms.ECCDetail()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ecc.Scheme = tpm2.TPMTECCScheme{Scheme: tpm2.TPMAlgECDSA,
+		Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256})}
 	return tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, ecc)
 }
 

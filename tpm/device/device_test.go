@@ -127,6 +127,39 @@ func TestAttestationEndToEnd(t *testing.T) {
 	}
 }
 
+// Key sizes that few TPMs have a certificate for.
+func TestLargerKeys(t *testing.T) {
+	t.Parallel()
+	dev := open(t, swtpm.ForTest(t))
+	checkNothingLoaded(t, dev)
+	for _, c := range []struct{ alg, sign string }{{"rsa3072", "rsassa"}, {"ecc521", "ecdsa"}} {
+		ek, err := dev.CreateEK(t.Context(), device.EKOptions{Alg: c.alg})
+		if err != nil {
+			t.Errorf("%s: %v", c.alg, err)
+			continue
+		}
+		blob, err := dev.CreateAK(t.Context(), ek, tpm.SHA256, c.sign, c.alg)
+		if err != nil {
+			t.Errorf("%s: %v", c.alg, err)
+			continue
+		}
+		ak, err := dev.LoadAK(t.Context(), ek, blob)
+		if err != nil {
+			t.Errorf("%s: %v", c.alg, err)
+			continue
+		}
+		if ek.Public.EncAlg() != c.alg || ak.Public.EncAlg() != c.alg {
+			t.Errorf("%s: EK is %s, AK is %s", c.alg, ek.Public.EncAlg(), ak.Public.EncAlg())
+		}
+		if err := verified(t.Context(), dev, ak, "nonce"); err != nil {
+			t.Errorf("%s: %v", c.alg, err)
+		}
+		if err := activates(t, dev, ek); err != nil {
+			t.Errorf("%s: %v", c.alg, err)
+		}
+	}
+}
+
 // NT-69: what an agent kept of its AK is damaged, or of another TPM.
 func TestForeignAKIsRecognised(t *testing.T) {
 	t.Parallel()

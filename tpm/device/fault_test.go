@@ -1,6 +1,7 @@
 package device_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -179,6 +180,15 @@ func TestUsedDataPCR(t *testing.T) {
 	}
 	if err := verified(t.Context(), dev, ak, "nonce"); err != nil {
 		t.Error(err)
+	}
+	if err := dev.ResetPCR(t.Context(), tpm.PCRData); err != nil {
+		t.Error(err)
+	}
+	if got, err := dev.ReadPCR(t.Context(), tpm.SHA1, tpm.PCRData); err != nil || !bytes.Equal(got, make([]byte, 20)) {
+		t.Errorf("PCR 16 after a reset: %x, %v", got, err)
+	}
+	if err := dev.ResetPCR(t.Context(), tpm.PCRIma); err == nil {
+		t.Error("PCR 10 was reset")
 	}
 }
 

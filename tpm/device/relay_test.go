@@ -46,14 +46,13 @@ func openRelayed(t *testing.T, s *swtpm.Server) (*device.TPM, *relay) {
 	var serving sync.WaitGroup
 	t.Cleanup(serving.Wait)
 	t.Cleanup(func() { ln.Close() })
-	address := "127.0.0.1:" + s.TCTI()[strings.LastIndex(s.TCTI(), "=")+1:]
 	serving.Go(func() {
 		for {
 			conn, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			r.serve(conn, address)
+			r.serve(conn, s)
 		}
 	})
 	dev, err := device.Open(t.Context(), "swtpm:path="+path)
@@ -65,14 +64,10 @@ func openRelayed(t *testing.T, s *swtpm.Server) (*device.TPM, *relay) {
 }
 
 // serve relays one command and its response. A broken connection ends it; the client sees that.
-func (r *relay) serve(client net.Conn, address string) {
+func (r *relay) serve(client net.Conn, server *swtpm.Server) {
 	defer client.Close()
-	command := make([]byte, 10)
-	if _, err := io.ReadFull(client, command); err != nil {
-		return
-	}
-	command = append(command, make([]byte, binary.BigEndian.Uint32(command[2:])-10)...)
-	if _, err := io.ReadFull(client, command[10:]); err != nil {
+	command, err := readCommand(client)
+	if err != nil {
 		return
 	}
 	r.mu.Lock()
@@ -84,20 +79,36 @@ func (r *relay) serve(client net.Conn, address string) {
 			return
 		}
 	}
-	server, err := net.Dial("tcp", address)
-	if err != nil {
-		return
+	if response, err := forward(server, command); err == nil {
+		_, _ = client.Write(response)
 	}
-	defer server.Close()
-	if _, err := server.Write(command); err != nil {
-		return
+}
+
+// readCommand reads one command; its header says how long it is.
+func readCommand(from io.Reader) ([]byte, error) {
+	command := make([]byte, 10)
+	if _, err := io.ReadFull(from, command); err != nil {
+		return nil, err
+	}
+	command = append(command, make([]byte, binary.BigEndian.Uint32(command[2:])-10)...)
+	_, err := io.ReadFull(from, command[10:])
+	return command, err
+}
+
+// forward has the TPM execute one command. swtpm writes a response in one piece.
+func forward(s *swtpm.Server, command []byte) ([]byte, error) {
+	_, port, _ := strings.Cut(s.TCTI(), "port=")
+	conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if _, err := conn.Write(command); err != nil {
+		return nil, err
 	}
 	response := make([]byte, 64<<10)
-	n, err := server.Read(response)
-	if err != nil {
-		return
-	}
-	_, _ = client.Write(response[:n])
+	n, err := conn.Read(response)
+	return response[:n], err
 }
 
 // response is a TPM's answer of a response code alone.
