@@ -20,8 +20,7 @@ const (
 
 // MakeCredential is TPM2_MakeCredential in software: only the TPM that holds ek can recover secret, and only
 // for a loaded object with the Name akName. The secret has at most as many bytes as ek's name digest. The
-// result is a tpm2-tools credential file. The seed and the padding come from rand, an ECC key's ephemeral
-// partner from crypto/ecdh, which draws it itself.
+// result is a tpm2-tools credential file.
 func MakeCredential(rand io.Reader, ek *Public, akName, secret []byte) ([]byte, error) {
 	blob, err := makeCredential(rand, ek, akName, secret)
 	if err != nil {

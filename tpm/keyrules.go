@@ -28,7 +28,9 @@ var ErrKeyUnfit = errors.New("key is not fit")
 
 // CheckAK reports whether the key may attest. A restricted signing key signs nothing that starts with the
 // TPM's own magic number unless the TPM itself made it, and a key that is fixed to the TPM cannot be used
-// outside it: without any of these a signature proves nothing. The algorithms must be ones VerifyQuote checks.
+// outside it: without any of these a signature proves nothing. The algorithms must be ones VerifyQuote checks. Name
+// and scheme may have any known hash, SHA-1 too, for which a forger would need a second preimage; which hash a
+// quote may use is the caller's choice.
 func (p *Public) CheckAK() error {
 	const must = attrFixedTPM | attrFixedParent | attrSensitiveDataOrigin | attrRestricted | attrSign
 	if err := p.checkAttributes("attestation", must, attrDecrypt); err != nil {

@@ -27,7 +27,6 @@ const (
 	algOAEP      algorithm = 0x0017
 	algECDSA     algorithm = 0x0018
 	algECDH      algorithm = 0x0019
-	algECDAA     algorithm = 0x001A
 	algSM2       algorithm = 0x001B
 	algECSchnorr algorithm = 0x001C
 	algECMQV     algorithm = 0x001D

@@ -20,14 +20,20 @@ import (
 	"keylime/tpm/device"
 )
 
+const (
+	certStore = "certstore"
+	issuer    = "issuercert.pem"
+	root      = "swtpm-localca-rootca-cert.pem"
+)
+
 // manufacture gives the TPM its state and EK certificates, from a certificate authority of its own. It reports
 // whether it had to.
 func manufacture(ctx context.Context, dir string) (fresh bool, err error) {
-	_, err = os.Stat(filepath.Join(dir, "state", "tpm2-00.permall"))
+	_, err = os.Stat(filepath.Join(dir, certStore, root)) // what is made last
 	if !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	for _, d := range []string{"state", "localca", "conf", "certstore"} {
+	for _, d := range []string{"state", "localca", "conf", certStore} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return false, err
 		}
@@ -41,12 +47,12 @@ func manufacture(ctx context.Context, dir string) (fresh bool, err error) {
 	if out, err := setup.CombinedOutput(); err != nil {
 		return false, fmt.Errorf("swtpm_setup: %w: %s", err, bytes.TrimSpace(out))
 	}
-	for _, name := range []string{"issuercert.pem", "swtpm-localca-rootca-cert.pem"} {
+	for _, name := range []string{issuer, root} {
 		cert, err := os.ReadFile(filepath.Join(dir, "localca", name))
 		if err != nil {
 			return false, err
 		}
-		if err := os.WriteFile(filepath.Join(dir, "certstore", name), cert, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, certStore, name), cert, 0o644); err != nil {
 			return false, err
 		}
 	}
@@ -67,7 +73,7 @@ func writeSetup(dir string) error {
 			"active_pcr_banks = sha1,sha256,sha384\n",
 		"localca.conf": "statedir = " + ca + "\n" +
 			"signingkey = " + ca + "/signkey.pem\n" +
-			"issuercert = " + ca + "/issuercert.pem\n" +
+			"issuercert = " + ca + "/" + issuer + "\n" +
 			"certserial = " + ca + "/certserial\n",
 		"localca.options": "--platform-manufacturer Example\n--platform-version 1.0\n--platform-model swtpm\n",
 	} {
@@ -98,7 +104,7 @@ func (s *Server) certifyP256(ctx context.Context) error {
 
 // issue signs an EK certificate with the authority that made the others.
 func (s *Server) issue(ek *tpm.Public) ([]byte, error) {
-	cert, err := os.ReadFile(filepath.Join(s.dir, "localca", "issuercert.pem"))
+	cert, err := os.ReadFile(filepath.Join(s.dir, "localca", issuer))
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
-	"keylime/internal/swtpm"
 	"keylime/tpm"
 	"keylime/tpm/device"
 )
@@ -17,7 +16,7 @@ var ekOptions = device.EKOptions{Alg: "rsa2048"}
 // BenchmarkQuote makes an agent's quote of PCRs 10 and 16: the AK loaded, PCR 16 bound, PCRs read, quoted, the AK
 // flushed. The ratio is to TPM2_Quote alone, on the same software TPM.
 func BenchmarkQuote(b *testing.B) {
-	server := swtpm.ForTest(b)
+	server := newTPM(b)
 	ctx := b.Context()
 	dev, err := device.Open(ctx, server.TCTI())
 	if err != nil {

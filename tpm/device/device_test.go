@@ -64,7 +64,7 @@ func checkNothingLoaded(t *testing.T, dev *device.TPM) {
 
 func TestAttestationEndToEnd(t *testing.T) {
 	t.Parallel()
-	server := swtpm.ForTestECC(t)
+	server := newTPM(t)
 	for _, c := range []struct {
 		ek, ak, sign string
 		hash         tpm.Hash
@@ -130,7 +130,7 @@ func TestAttestationEndToEnd(t *testing.T) {
 // Key sizes that few TPMs have a certificate for.
 func TestLargerKeys(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTest(t))
+	dev := open(t, newTPM(t))
 	checkNothingLoaded(t, dev)
 	for _, c := range []struct{ alg, sign string }{{"rsa3072", "rsassa"}, {"ecc521", "ecdsa"}} {
 		ek, err := dev.CreateEK(t.Context(), device.EKOptions{Alg: c.alg})
@@ -163,7 +163,7 @@ func TestLargerKeys(t *testing.T) {
 // NT-69: what an agent kept of its AK is damaged, or of another TPM.
 func TestForeignAKIsRecognised(t *testing.T) {
 	t.Parallel()
-	server := swtpm.ForTest(t)
+	server := newTPM(t)
 	dev := open(t, server)
 	checkNothingLoaded(t, dev)
 	ctx := t.Context()
@@ -209,7 +209,7 @@ func TestForeignAKIsRecognised(t *testing.T) {
 
 func TestKeysDoNotOutliveAReset(t *testing.T) {
 	t.Parallel()
-	server := swtpm.ForTest(t)
+	server := newTPM(t)
 	ctx := t.Context()
 	dev := open(t, server)
 	ek, err := dev.CreateEK(ctx, device.EKOptions{})

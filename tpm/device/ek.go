@@ -14,7 +14,7 @@ import (
 type EKOptions struct {
 	Alg      string // "rsa" or "rsa2048", "ecc" or "ecc256", "ecc384", …; empty is rsa2048
 	Handle   uint32 // of a persistent EK; zero: create it from the template that its certificate was made for
-	Password []byte // of the endorsement hierarchy
+	Password []byte // of the endorsement hierarchy; also tried for certificates that only the owner may read
 }
 
 // EK is an endorsement key of this TPM. It is immutable.
@@ -40,7 +40,10 @@ func (t *TPM) CreateEK(ctx context.Context, o EKOptions) (*EK, error) {
 	}
 	var ek *EK
 	err = t.run(ctx, "create EK", func(c *conn) error {
-		certs := c.readCertificates(templates, o.Password, t.nvBuffer)
+		certs, err := c.readCertificates(templates, o.Password, t.nvBuffer)
+		if err != nil {
+			return err
+		}
 		if o.Handle != 0 {
 			ek, err = c.persistentEK(tpm2.TPMHandle(o.Handle), certs)
 		} else {
@@ -63,14 +66,18 @@ func (t *TPM) CreateEK(ctx context.Context, o EKOptions) (*EK, error) {
 }
 
 // readCertificates returns the certificate of each template, nil for those that the TPM has none of.
-func (c *conn) readCertificates(templates []ekTemplate, password []byte, buffer int) [][]byte {
+func (c *conn) readCertificates(templates []ekTemplate, password []byte, buffer int) ([][]byte, error) {
 	certs := make([][]byte, len(templates))
 	for i, t := range templates {
-		if content, err := c.readNV(t.index, password, buffer); err == nil {
+		content, err := c.readNV(t.index, password, buffer)
+		switch {
+		case err == nil:
 			certs[i] = trimPadding(content)
+		case !unreadable(err):
+			return nil, err
 		}
 	}
-	return certs
+	return certs, nil
 }
 
 // createEK creates the key of the first template whose certificate is of that key, or of the first template.

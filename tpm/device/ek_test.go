@@ -17,7 +17,6 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"keylime/internal/fleet"
-	"keylime/internal/swtpm"
 	"keylime/tpm"
 	"keylime/tpm/device"
 )
@@ -132,7 +131,7 @@ func activates(t *testing.T, dev *device.TPM, ek *device.EK) error {
 
 func TestPersistentEK(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTest(t))
+	dev := open(t, newTPM(t))
 	checkNothingLoaded(t, dev)
 	const handle = 0x81010020
 	_, template := device.EKTemplate("rsa2048", 0)
@@ -165,7 +164,7 @@ func TestPersistentEK(t *testing.T) {
 
 func TestAKIsNoEK(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTest(t))
+	dev := open(t, newTPM(t))
 	const handle = 0x81010021
 	srk := tpm2.ECCSRKTemplate
 	srk.ObjectAttributes.Restricted, srk.ObjectAttributes.Decrypt, srk.ObjectAttributes.SignEncrypt = false, false, true
@@ -185,7 +184,7 @@ func TestAKIsNoEK(t *testing.T) {
 
 func TestEndorsementPassword(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTest(t))
+	dev := open(t, newTPM(t))
 	checkNothingLoaded(t, dev)
 	password := []byte("a password")
 	commands(t, dev, func(c transport.TPM) error {
@@ -213,7 +212,7 @@ func TestEndorsementPassword(t *testing.T) {
 // The TPM's only certificate is for a key of the profile's high range.
 func TestHighRangeEK(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTestECC(t))
+	dev := open(t, newTPM(t))
 	checkNothingLoaded(t, dev)
 	for _, alg := range []string{"rsa2048", "ecc256"} {
 		low, _ := device.EKTemplate(alg, 0)
@@ -253,7 +252,7 @@ func TestHighRangeEK(t *testing.T) {
 // A certificate of another key, whatever index it is at, is not this EK's.
 func TestForeignCertificateIsLeftOut(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTest(t))
+	dev := open(t, newTPM(t))
 	index, _ := device.EKTemplate("ecc256", 0)
 	other, err := fleet.NewSoftTPM(rand.Reader, "ecc256")
 	if err != nil {
@@ -263,6 +262,7 @@ func TestForeignCertificateIsLeftOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	removeNV(t, dev, index)
 	writeNV(t, dev, index, certificate(t, foreign), true)
 	ek, err := dev.CreateEK(t.Context(), device.EKOptions{Alg: "ecc256"})
 	if err != nil {
@@ -275,7 +275,7 @@ func TestForeignCertificateIsLeftOut(t *testing.T) {
 
 func TestCertificateChain(t *testing.T) {
 	t.Parallel()
-	server := swtpm.ForTest(t)
+	server := newTPM(t)
 	dev := open(t, server)
 	ek, err := dev.CreateEK(t.Context(), device.EKOptions{})
 	if err != nil {
@@ -379,7 +379,7 @@ func TestPolicyConstants(t *testing.T) {
 
 func TestUnknownAlgorithms(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTest(t))
+	dev := open(t, newTPM(t))
 	if _, err := dev.CreateEK(t.Context(), device.EKOptions{Alg: "rsa1024"}); err == nil {
 		t.Error("EK of rsa1024")
 	}
@@ -428,7 +428,7 @@ func TestOpenErrors(t *testing.T) {
 
 func TestRandomBytes(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTest(t))
+	dev := open(t, newTPM(t))
 	seen := map[[32]byte]bool{}
 	for _, n := range []int{0, 1, 32, 100} {
 		b, err := dev.GetRandom(t.Context(), n)

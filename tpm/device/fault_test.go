@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
-	"keylime/internal/swtpm"
 	"keylime/tpm"
 	"keylime/tpm/device"
 )
@@ -52,7 +51,7 @@ func verified(ctx context.Context, dev *device.TPM, ak *device.AK, nonce string)
 // NT-67: requests that come at once are served in turn.
 func TestParallelQuotes(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTest(t))
+	dev := open(t, newTPM(t))
 	_, ak := newAK(t, dev)
 	checkNothingLoaded(t, dev)
 	errs := make(chan error)
@@ -70,7 +69,7 @@ func TestParallelQuotes(t *testing.T) {
 // NT-67: a TPM that asks for it gets the command again, for a bounded time.
 func TestBusyTPM(t *testing.T) {
 	t.Parallel()
-	dev, relay := openRelayed(t, swtpm.ForTest(t))
+	dev, relay := openRelayed(t, newTPM(t))
 	_, ak := newAK(t, dev)
 	checkNothingLoaded(t, dev)
 	for _, rc := range []tpm2.TPMRC{tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCNVRate} {
@@ -109,7 +108,7 @@ func TestBusyTPM(t *testing.T) {
 // NT-67: a request does not wait for its turn longer than it may.
 func TestWaitingForATurnIsBounded(t *testing.T) {
 	t.Parallel()
-	dev, relay := openRelayed(t, swtpm.ForTest(t))
+	dev, relay := openRelayed(t, newTPM(t))
 	entered, leave := make(chan struct{}), make(chan struct{})
 	relay.commands(func(tpm2.TPMCC) []byte {
 		close(entered)
@@ -131,7 +130,7 @@ func TestWaitingForATurnIsBounded(t *testing.T) {
 // NT-67: what an operator can cure is told.
 func TestRefusalsSayWhatToDo(t *testing.T) {
 	t.Parallel()
-	dev, relay := openRelayed(t, swtpm.ForTest(t))
+	dev, relay := openRelayed(t, newTPM(t))
 	_, ak := newAK(t, dev)
 	for _, c := range []struct {
 		rc   tpm2.TPMRC
@@ -153,7 +152,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 
 func TestBrokenResponses(t *testing.T) {
 	t.Parallel()
-	dev, relay := openRelayed(t, swtpm.ForTest(t))
+	dev, relay := openRelayed(t, newTPM(t))
 	for name, answer := range map[string][]byte{
 		"none":           {},
 		"half a header":  response(0)[:5],
@@ -170,10 +169,39 @@ func TestBrokenResponses(t *testing.T) {
 	}
 }
 
+// An EK without its certificate is another identity, so a TPM that fails to deliver it is an error.
+func TestFailureIsNoMissingCertificate(t *testing.T) {
+	t.Parallel()
+	dev, relay := openRelayed(t, newTPM(t))
+	checkNothingLoaded(t, dev)
+	dev.SetPatience(20 * time.Millisecond)
+	for name, answer := range map[string][]byte{"busy": response(tpm2.TPMRCRetry), "silent": {}} {
+		relay.commands(func(cc tpm2.TPMCC) []byte {
+			if cc == tpm2.TPMCCNVRead {
+				return answer
+			}
+			return nil
+		})
+		if _, err := dev.CreateEK(t.Context(), device.EKOptions{}); err == nil {
+			t.Errorf("TPM is %s: no error", name)
+		}
+	}
+	relay.commands(func(cc tpm2.TPMCC) []byte {
+		if cc == tpm2.TPMCCNVRead {
+			return response(tpm2.TPMRCNVAuthorization)
+		}
+		return nil
+	})
+	if ek, err := dev.CreateEK(t.Context(), device.EKOptions{}); err != nil || ek.Cert != nil {
+		t.Errorf("certificate that may not be read: %v", err)
+	}
+	relay.commands(nil)
+}
+
 // NT-68: whatever others left in PCR 16, a quote starts it anew.
 func TestUsedDataPCR(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTest(t))
+	dev := open(t, newTPM(t))
 	_, ak := newAK(t, dev)
 	if err := dev.ExtendPCR(t.Context(), tpm.PCRData, map[tpm.Hash][]byte{tpm.SHA256: dataDigest[:], tpm.SHA1: dataDigest[:20]}); err != nil {
 		t.Fatal(err)
@@ -195,7 +223,7 @@ func TestUsedDataPCR(t *testing.T) {
 // NT-68: a program that keeps changing PCR 16, or PCRs that never hold still, end in an error and not in a loop.
 func TestDisturbedQuotes(t *testing.T) {
 	t.Parallel()
-	server := swtpm.ForTest(t)
+	server := newTPM(t)
 	dev, relay := openRelayed(t, server)
 	other := open(t, server)
 	_, ak := newAK(t, dev)
@@ -241,7 +269,7 @@ func TestDisturbedQuotes(t *testing.T) {
 // A request that is cancelled in the middle leaves nothing in the TPM.
 func TestCancelledRequestFlushes(t *testing.T) {
 	t.Parallel()
-	dev, relay := openRelayed(t, swtpm.ForTest(t))
+	dev, relay := openRelayed(t, newTPM(t))
 	ek, ak := newAK(t, dev)
 	checkNothingLoaded(t, dev)
 	for _, at := range []tpm2.TPMCC{tpm2.TPMCCContextLoad, tpm2.TPMCCPCRReset, tpm2.TPMCCPCRRead, tpm2.TPMCCQuote,
@@ -269,7 +297,7 @@ func TestCancelledRequestFlushes(t *testing.T) {
 // NT-66: what is refused before the TPM is asked.
 func TestQuoteRequestsAreChecked(t *testing.T) {
 	t.Parallel()
-	dev := open(t, swtpm.ForTest(t))
+	dev := open(t, newTPM(t))
 	_, ak := newAK(t, dev)
 	nonce, mask := []byte("nonce"), tpm.MaskOf(0)
 	for _, c := range []struct {

@@ -16,7 +16,7 @@ import (
 // command in one write and gives a response in one read.
 func TestDeviceFile(t *testing.T) {
 	t.Parallel()
-	server := swtpm.ForTest(t)
+	server := newTPM(t)
 	tpmSide, path := terminal(t)
 	done := make(chan error, 1)
 	go func() { done <- relayFile(tpmSide, server) }()

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
+	"errors"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -23,15 +24,15 @@ const (
 
 // nvBufferSize asks how much one NV read can return.
 func (c *conn) nvBufferSize() (int, error) {
-	cap, err := c.capability(tpm2.TPMCapTPMProperties, uint32(tpm2.TPMPTNVBufferMax), 1)
+	list, err := c.capability(tpm2.TPMCapTPMProperties, uint32(tpm2.TPMPTNVBufferMax), 1)
 	if err != nil {
 		return 0, err
 	}
-	props, err := cap.Data.TPMProperties()
+	properties, err := list.Data.TPMProperties()
 	if err != nil {
 		return 0, err
 	}
-	for _, p := range props.TPMProperty {
+	for _, p := range properties.TPMProperty {
 		if p.Property == tpm2.TPMPTNVBufferMax && p.Value > 0 {
 			return int(min(p.Value, maxNVBuffer)), nil
 		}
@@ -52,11 +53,11 @@ func (c *conn) handles(first, last uint32) ([]tpm2.TPMHandle, error) {
 	const page = 64
 	var all []tpm2.TPMHandle
 	for next := first; next <= last; {
-		cap, err := c.capability(tpm2.TPMCapHandles, next, page)
+		answer, err := c.capability(tpm2.TPMCapHandles, next, page)
 		if err != nil {
 			return nil, err
 		}
-		list, err := cap.Data.Handles()
+		list, err := answer.Data.Handles()
 		if err != nil {
 			return nil, err
 		}
@@ -74,6 +75,15 @@ func (c *conn) handles(first, last uint32) ([]tpm2.TPMHandle, error) {
 	return all, nil
 }
 
+// errNoCertificate says that an index is there and holds something else.
+var errNoCertificate = errors.New("no certificate")
+
+// unreadable reports whether readNV failed because of the index, and not because of the TPM or the connection.
+func unreadable(err error) bool {
+	var rc tpm2.TPMRC
+	return errors.Is(err, errNoCertificate) || errors.As(err, &rc) && !errors.Is(err, ErrBusy)
+}
+
 // readNV returns the whole content of an index that anybody, or the owner with this password, may read.
 func (c *conn) readNV(index tpm2.TPMHandle, ownerPassword []byte, buffer int) ([]byte, error) {
 	pub, err := tpm2.NVReadPublic{NVIndex: index}.Execute(c)
@@ -85,7 +95,7 @@ func (c *conn) readNV(index tpm2.TPMHandle, ownerPassword []byte, buffer int) ([
 		return nil, fmt.Errorf("NV index 0x%08x: %w", uint32(index), err)
 	}
 	if area.DataSize > maxCertificate {
-		return nil, fmt.Errorf("NV index 0x%08x has %d bytes, too many for a certificate", uint32(index), area.DataSize)
+		return nil, fmt.Errorf("NV index 0x%08x: %w: it has %d bytes", uint32(index), errNoCertificate, area.DataSize)
 	}
 	auth := tpm2.AuthHandle{Handle: index, Name: pub.NVName, Auth: tpm2.PasswordAuth(nil)}
 	if !area.Attributes.AuthRead {
@@ -103,7 +113,7 @@ func (c *conn) readNV(index tpm2.TPMHandle, ownerPassword []byte, buffer int) ([
 			return nil, fmt.Errorf("read NV index 0x%08x: %w", uint32(index), err)
 		}
 		if len(rsp.Data.Buffer) == 0 {
-			return nil, fmt.Errorf("read NV index 0x%08x: empty answer", uint32(index))
+			return nil, fmt.Errorf("read NV index 0x%08x: %w: the TPM returns nothing", uint32(index), errNoCertificate)
 		}
 		content = append(content, rsp.Data.Buffer...)
 	}
@@ -129,6 +139,9 @@ func (c *conn) readChain(ownerPassword []byte, buffer int) ([][]byte, error) {
 	var run []byte
 	for _, index := range indices {
 		content, err := c.readNV(index, ownerPassword, buffer)
+		if err != nil && !unreadable(err) {
+			return nil, err
+		}
 		if err != nil {
 			chain = append(chain, splitDER(run)...)
 			run = nil

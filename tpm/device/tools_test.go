@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"keylime/internal/swtpm"
 	"keylime/tpm"
 )
 
@@ -21,7 +20,7 @@ func TestTPM2ToolsCheckOurQuotes(t *testing.T) {
 		}
 		t.Skip("tpm2-tools are not installed (scripts/setup.sh installs them)")
 	}
-	server := swtpm.ForTest(t)
+	server := newTPM(t)
 	dev := open(t, server)
 	ek, err := dev.CreateEK(t.Context(), ekOptions)
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 const (
 	defaultTCTI = "device:/dev/tpmrm0"
 
-	headerSize  = 10       // tag, size, code: of commands and responses alike
-	maxResponse = 64 << 10 // no TPM answers with more than some 4 KiB
+	headerSize  = 10      // tag, size, code: of commands and responses alike
+	maxResponse = 8 << 10 // no TPM answers with more than some 4 KiB
 
 	dialTimeout = 5 * time.Second
 	// A TPM may search for an RSA key for most of a minute, and another program's command may come first.
