@@ -3,7 +3,6 @@ package policy
 import (
 	"bytes"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -49,11 +48,7 @@ func ParsePCR(text string) (*PCR, error) {
 	if err == nil {
 		err = r.End()
 	}
-	var known *Error
-	switch {
-	case errors.As(err, &known):
-		return nil, known
-	case err != nil:
+	if err != nil {
 		return nil, &Error{"tpm_policy: " + err.Error()}
 	}
 	p.mask = p.Constrained()
