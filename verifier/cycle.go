@@ -62,9 +62,6 @@ func (c *cycle) do(ctx context.Context, l store.Lease) (due time.Time, ok bool) 
 	a.Status = c.begin(a.Status)
 	s, err := c.guarded(agentCtx, a, log)
 
-	// What is known must be written even while stopping.
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
-	defer cancel()
 	now := time.Now().UTC()
 	if err != nil {
 		return c.putBack(ctx, l, now, err, log)
@@ -79,7 +76,7 @@ func (c *cycle) do(ctx context.Context, l store.Lease) (due time.Time, ok bool) 
 		round.Events = c.outbox.events(a, n, now, log)
 	}
 	round.Durable = n.failure != nil || n.status.Operational != l.Agent.Status.Operational
-	return c.commit(ctx, l, round, now, log)
+	return c.commit(ctx, l, round, log)
 }
 
 // begin is what an agent's status is for the first round in this run of the verifier: it starts over, except that
@@ -145,7 +142,7 @@ func (c *cycle) quote(ctx context.Context, a store.Agent) (step, error) {
 	if err != nil {
 		return s, err
 	}
-	challenge := attest.Challenge{Nonce: []byte(nonce), Mask: requiredPCRs(set), BindData: true, Entry: a.State.NextEntry}
+	challenge := attest.Challenge{Nonce: []byte(nonce), Mask: set.Mask(), BindData: true, Entry: a.State.NextEntry}
 	client := c.pool.client(peerOf(a.Spec))
 	answer, err := client.IntegrityQuote(ctx, a.Status.APIVersion, api.IntegrityRequest{
 		Nonce: nonce, Mask: challenge.Mask.String(), Partial: wantsPartial(a.Status), Entry: challenge.Entry,
@@ -218,16 +215,6 @@ func (c *cycle) policySet(ctx context.Context, spec store.AgentSpec) (*policy.Se
 	return &policy.Set{Runtime: runtime, PCR: pcrs, Labels: c.labels, IgnoreToMToU: c.ignoreToMToU}, nil
 }
 
-// requiredPCRs is what an agent is asked to quote, PCR 16 aside: what the policies need, whatever the enrolled mask
-// says.
-func requiredPCRs(set *policy.Set) tpm.Mask {
-	mask := set.Mask()
-	if set.Runtime.Generator() != policy.GeneratorEmpty {
-		mask = mask.With(tpm.PCRIma)
-	}
-	return mask
-}
-
 // wantsPartial reports whether the answer may leave out the agent's transport key: it is known, and nothing has
 // happened since that could have changed it.
 func wantsPartial(st store.AgentStatus) bool {
@@ -262,19 +249,19 @@ func (c *cycle) putBack(ctx context.Context, l store.Lease, now time.Time, cause
 		log.Error().Err(cause).Msg("Round failed on the verifier's side; trying again")
 		round.Next = now.Add(max(c.pacing.retryInterval, minPutBack))
 	}
-	return c.commit(ctx, l, round, now, log)
+	return c.commit(ctx, l, round, log)
 }
 
 // commit writes a round. A lease that was lost is no trouble: the agent was deleted, stopped or restarted meanwhile,
 // and that counts.
-func (c *cycle) commit(ctx context.Context, l store.Lease, r store.Round, now time.Time, log zerolog.Logger) (time.Time, bool) {
-	err := c.store.Commit(ctx, l, r, now)
+func (c *cycle) commit(ctx context.Context, l store.Lease, r store.Round, log zerolog.Logger) (time.Time, bool) {
+	err := c.persist(ctx, l, r, log)
 	if errors.Is(err, store.ErrTooLarge) {
 		// An agent must not escape its failure by sending more than can be kept.
 		log.Error().Err(err).Msg("Round is too large to keep")
 		n := fail(l.Agent.Status, event(eventException, "the round is too large to keep", c.labels))
 		r = store.Round{Status: n.status, Durable: true}
-		err = c.store.Commit(ctx, l, r, now)
+		err = c.persist(ctx, l, r, log)
 	}
 	switch {
 	case errors.Is(err, store.ErrLeaseLost):
@@ -288,4 +275,21 @@ func (c *cycle) commit(ctx context.Context, l store.Lease, r store.Round, now ti
 		c.outbox.wake()
 	}
 	return r.Next, !r.Next.IsZero()
+}
+
+// persist commits, and again for as long as the lease holds when the store is in trouble: a verdict is not lost to a
+// full disk. What is known is written even while stopping, but then only once.
+func (c *cycle) persist(ctx context.Context, l store.Lease, r store.Round, log zerolog.Logger) error {
+	for wait := minCommitRetry; ; wait = min(2*wait, maxCommitRetry) {
+		try, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+		err := c.store.Commit(try, l, r, time.Now().UTC())
+		cancel()
+		final := err == nil || errors.Is(err, store.ErrLeaseLost) || errors.Is(err, store.ErrTooLarge) ||
+			errors.Is(err, store.ErrInvalid) || errors.Is(err, store.ErrClosed)
+		if final || ctx.Err() != nil || time.Now().Add(wait).After(l.Expires) {
+			return err
+		}
+		log.Warn().Err(err).Dur("ms", wait).Msg("Round not committed; trying again")
+		pause(ctx, wait, nil)
+	}
 }

@@ -223,7 +223,7 @@ func (v *Verifier) view(ctx context.Context, a store.Agent) statusView {
 		return view
 	}
 	view.generator = runtime.Generator()
-	if requiredPCRs(&policy.Set{Runtime: runtime, PCR: pcrs}).Has(tpm.PCRIma) {
+	if set := (policy.Set{Runtime: runtime, PCR: pcrs}); set.Mask().Has(tpm.PCRIma) {
 		view.appraises = append(view.appraises, "runtime_policy")
 	}
 	return view

@@ -18,6 +18,9 @@ const (
 	largeAnswer = 1 << 20
 	// commitTimeout bounds the writes that end a round or a delivery, the stopping verifier's too.
 	commitTimeout = 10 * time.Second
+	// A commit that the store fails is tried again after minCommitRetry, then after twice that, up to maxCommitRetry.
+	minCommitRetry = 50 * time.Millisecond
+	maxCommitRetry = 2 * time.Second
 	// leaseMargin is by how much a lease outlives the work that it is for.
 	leaseMargin = 10 * time.Second
 	// minIdleConn is how long a warm connection is kept at least.
