@@ -139,6 +139,9 @@ func (l *loader) apply(src Sources) {
 		}
 		l.assignFile(f, entries)
 	}
+	if level := rustLogLevel(src.env("RUST_LOG")); level != "" && l.role == "logging" {
+		l.assign(l.options["level"], level, "environment RUST_LOG")
+	}
 	l.assignEnvironment(src)
 	for _, name := range sortedKeys(src.Flags) {
 		if o := l.options[name]; o != nil {

@@ -437,6 +437,21 @@ level = WARNING
 	}
 }
 
+func TestRustLog(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]string{
+		"debug": "debug", "keylime_agent=trace": "trace", "warn,keylime_agent=debug": "debug", "keylime_agent=debug,warn": "debug",
+		"hyper=trace": "info", "off": "error", "": "info", "loud": "info", "INFO , hyper=warn": "info",
+	} {
+		if l, _, err := LoadLogging(machine(t, nil, "RUST_LOG="+value)); err != nil || l.Level != want {
+			t.Errorf("RUST_LOG=%s: level %s, %v; want %s", value, l.Level, err, want)
+		}
+	}
+	if l, _, err := LoadLogging(machine(t, nil, "RUST_LOG=debug", "KEYLIME_LOGGING_LEVEL=warn")); err != nil || l.Level != "warn" {
+		t.Errorf("our own variable loses: %s, %v", l.Level, err)
+	}
+}
+
 // NT-72: keys and passwords that others can read.
 func TestExposedFiles(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Logging configures what is logged, where to, and in which shape.
 type Logging struct {
@@ -10,10 +13,12 @@ type Logging struct {
 	DateFormat string // strftime format of asctime
 }
 
+var levels = []string{"trace", "debug", "info", "warn", "error"}
+
 func (l *Logging) options() []option {
 	return []option{
 		{"version", ignored("2.6"), "schema version of the file; informational"},
-		{"level", oneOf(&l.Level, "info", "trace", "debug", "info", "warn", "error"), "least severe level that is logged"},
+		{"level", oneOf(&l.Level, "info", levels...), "least severe level that is logged"},
 		{"output", oneOf(&l.Output, "stdout", "stdout", "stderr"), "where lines go"},
 		{"format", text(&l.Format, "%(asctime)s.%(msecs)03d - %(name)s - %(levelname)s - %(message)s"), "shape of a line: json, or a format with asctime, msecs, name, levelname, message, reqid, reqidf"},
 		{"date_format", text(&l.DateFormat, "%Y-%m-%d %H:%M:%S"), "shape of asctime"},
@@ -68,4 +73,27 @@ func pythonStream(args string) string {
 		return "stderr"
 	}
 	return "stdout"
+}
+
+// rustLogLevel is the level that RUST_LOG, which existing agents' units set, asks for: that of keylime_agent, else the
+// general one; "" = none.
+func rustLogLevel(directives string) (level string) {
+	for d := range strings.SplitSeq(directives, ",") {
+		target, l, specific := strings.Cut(strings.TrimSpace(d), "=")
+		if !specific {
+			target, l = "", target
+		}
+		l = strings.ToLower(l)
+		if l == "off" {
+			l = "error"
+		}
+		switch {
+		case !slices.Contains(levels, l):
+		case target == "keylime_agent":
+			return l
+		case target == "":
+			level = l
+		}
+	}
+	return level
 }
