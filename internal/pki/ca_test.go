@@ -7,6 +7,7 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/big"
 	"net"
@@ -25,21 +26,52 @@ func testOptions() CAOptions {
 	}
 }
 
-// newCA makes a CA with a server and a client certificate, as the verifier does on its first start.
+// made are two CA directories, made once because RSA keys take their time. Tests work on copies.
+var made [2]string
+
+func TestMain(m *testing.M) {
+	base, err := os.MkdirTemp("", "keylime-pki")
+	for i := range made {
+		made[i] = filepath.Join(base, string('a'+rune(i)))
+		if err == nil {
+			err = makeCA(made[i])
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	os.RemoveAll(base)
+	os.Exit(status)
+}
+
+// makeCA makes a CA with a server and a client certificate, as the verifier does on its first start.
+func makeCA(dir string) error {
+	ca, err := EnsureCA(dir, testOptions())
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		ca.EnsureLeaf(Leaf{Name: "server", Kind: Server, Hosts: []string{"localhost", "127.0.0.1", "::1"}}),
+		ca.EnsureLeaf(Leaf{Name: "client", Kind: Client}))
+}
+
+// newCA is a CA of the test's own.
 func newCA(t testing.TB) (*CA, string) {
 	t.Helper()
+	return copyCA(t, made[0])
+}
+
+func copyCA(t testing.TB, from string) (*CA, string) {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "cv_ca")
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
 	ca, err := EnsureCA(dir, testOptions())
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, l := range []Leaf{
-		{Name: "server", Kind: Server, Hosts: []string{"localhost", "127.0.0.1", "::1"}},
-		{Name: "client", Kind: Client},
-	} {
-		if err := ca.EnsureLeaf(l); err != nil {
-			t.Fatal(err)
-		}
 	}
 	return ca, dir
 }
@@ -68,7 +100,7 @@ func readFile(t testing.TB, path string) []byte {
 
 func TestNewCADirectory(t *testing.T) {
 	t.Parallel()
-	_, dir := newCA(t)
+	dir := made[0] // not a copy: those have other modes
 	modes := map[string]fs.FileMode{
 		"cacert.crt": 0o640, "ca-public.pem": 0o640, "cacrl.der": 0o640, "cacrl.pem": 0o640, "private.yml": 0o600, ".lock": 0o600,
 		"server-cert.crt": 0o640, "server-public.pem": 0o640, "server-private.pem": 0o600,

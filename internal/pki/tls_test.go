@@ -115,7 +115,7 @@ func TestServerAdmitsOnlyAdminCertificates(t *testing.T) {
 	}
 	writeTestFile(t, filepath.Join(dir, "agent-cert.crt"), certPEM)
 	writeTestFile(t, filepath.Join(dir, "agent-private.pem"), keyPEM)
-	_, foreign := newCA(t)
+	_, foreign := copyCA(t, made[1])
 
 	files := serverFiles(dir)
 	files.CRLFile = filepath.Join(dir, "cacrl.der")
@@ -218,7 +218,7 @@ func TestClientRefusesServer(t *testing.T) {
 	if err := old.Issue(Leaf{Name: "expired", Hosts: []string{"127.0.0.1"}}); err != nil {
 		t.Fatal(err)
 	}
-	_, foreign := newCA(t)
+	_, foreign := copyCA(t, made[1])
 	noAKI := withoutAKI(t, dir)
 
 	for _, tc := range []struct {
