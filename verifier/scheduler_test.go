@@ -113,7 +113,7 @@ func TestSchedulerIsOnTime(t *testing.T) {
 		time.Sleep(23 * time.Second)
 	})
 	for id, n := range q.ran {
-		if n < 9 || n > 10 { // 23 s at 2.3 s a round
+		if n < 9 || n > 11 { // 23 s at 2.3 s a round, and what was under way at the end
 			t.Errorf("%q ran %d times", id, n)
 		}
 	}
