@@ -3,7 +3,6 @@ package registrar
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -25,10 +24,10 @@ func registrationFromAPI(id string, req api.RegisterRequest, known store.Registr
 	r := store.Registration{ID: id, Identity: known.Identity, IP: known.IP, Port: known.Port, MTLSCert: known.MTLSCert}
 	i := &r.Identity
 	var d decoding
-	d.field("ek_tpm", req.EKTPM, func(s string) (err error) { i.EKTPM, err = binary(s); return })
-	d.field("aik_tpm", req.AIKTPM, func(s string) (err error) { i.AIKTPM, err = binary(s); return })
-	d.field("iak_tpm", req.IAKTPM, func(s string) (err error) { i.IAKTPM, err = binary(s); return })
-	d.field("idevid_tpm", req.IDevIDTPM, func(s string) (err error) { i.IDevIDTPM, err = binary(s); return })
+	d.field("ek_tpm", req.EKTPM, func(s string) (err error) { i.EKTPM, err = octets(s); return })
+	d.field("aik_tpm", req.AIKTPM, func(s string) (err error) { i.AIKTPM, err = octets(s); return })
+	d.field("iak_tpm", req.IAKTPM, func(s string) (err error) { i.IAKTPM, err = octets(s); return })
+	d.field("idevid_tpm", req.IDevIDTPM, func(s string) (err error) { i.IDevIDTPM, err = octets(s); return })
 	d.field("ekcert", req.EKCert, func(s string) (err error) { i.EKCert, i.EKChain, err = certificates(s); return })
 	d.field("iak_cert", req.IAKCert, func(s string) (err error) { i.IAKCert, _, err = certificates(s); return })
 	d.field("idevid_cert", req.IDevIDCert, func(s string) (err error) { i.IDevIDCert, _, err = certificates(s); return })
@@ -62,17 +61,8 @@ func (d *decoding) fail(name string, err error) {
 	}
 }
 
-// binary decodes base64 or, as the API also allows, hex with or without 0x.
-func binary(s string) ([]byte, error) {
-	b, err := base64.StdEncoding.Strict().DecodeString(s)
-	if err == nil {
-		return b, nil
-	}
-	if b, hexErr := hex.DecodeString(strings.TrimPrefix(s, "0x")); hexErr == nil {
-		return b, nil
-	}
-	return nil, err
-}
+// octets decodes base64.
+func octets(s string) ([]byte, error) { return base64.StdEncoding.Strict().DecodeString(s) }
 
 // certificates decodes PEM, leaf first, or base64 DER. The bytes are kept as they came: a certificate that was encoded
 // anew would no longer bear its signature.
@@ -81,7 +71,7 @@ func certificates(s string) (leaf []byte, chain [][]byte, err error) {
 		return nil, nil, nil
 	}
 	if !strings.Contains(s, "-----BEGIN ") {
-		leaf, err = binary(s)
+		leaf, err = octets(s)
 		return leaf, nil, err
 	}
 	for rest := []byte(s); ; {
@@ -93,7 +83,7 @@ func certificates(s string) (leaf []byte, chain [][]byte, err error) {
 			break
 		}
 		switch {
-		case block.Type != "CERTIFICATE":
+		case block.Type != "CERTIFICATE" || len(block.Bytes) == 0:
 			return nil, nil, errors.New("PEM holds something else than certificates")
 		case leaf == nil:
 			leaf = block.Bytes

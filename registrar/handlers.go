@@ -21,8 +21,8 @@ func (r *Registrar) register(ctx context.Context, req *web.Request) (any, error)
 		return nil, err
 	}
 	now := r.now()
-	if err := r.admit(req, id, now); err != nil {
-		return nil, err
+	if wait, ok := r.byAddress.take(sender(req.Peer), now); !ok {
+		return nil, tooMany(wait)
 	}
 	known, err := r.known(ctx, id)
 	if err != nil {
@@ -42,6 +42,9 @@ func (r *Registrar) register(ctx context.Context, req *web.Request) (any, error)
 	}
 	if err := r.checkEK(ctx, reg); err != nil {
 		return nil, err
+	}
+	if wait, ok := r.byID.take(sender(req.Peer)+" "+id, now); !ok {
+		return nil, tooMany(wait)
 	}
 	return r.stage(ctx, reg, k, now)
 }
@@ -79,19 +82,6 @@ func registerRequest(req *web.Request) (id string, body api.RegisterRequest, err
 // invalid refuses what cannot be registered. The reason only repeats what the client sent.
 func invalid(reason error) *web.Error {
 	return &web.Error{Code: http.StatusBadRequest, Msg: textInvalid + ": " + reason.Error()}
-}
-
-// admit holds a client to its rate.
-func (r *Registrar) admit(req *web.Request, id string, now time.Time) error {
-	from := sender(req.Peer)
-	wait, ok := r.byAddress.take(from, now)
-	if ok {
-		wait, ok = r.byID.take(from+" "+id, now)
-	}
-	if !ok {
-		return tooMany(wait)
-	}
-	return nil
 }
 
 func tooMany(wait time.Duration) *web.Error {

@@ -9,14 +9,17 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
 
 	"keylime/internal/api"
 	"keylime/internal/config"
@@ -36,8 +39,6 @@ type site struct {
 	plain  string               // base URLs
 	secure string
 	tls    *tls.Config // of the administrator
-	ca     *pki.CA
-	dir    string
 }
 
 // journal collects log lines of concurrent writers.
@@ -59,32 +60,29 @@ func (j *journal) String() string {
 	return string(j.text)
 }
 
-// configuration is what a registrar has without any, in a directory of the test's own.
-func configuration(t testing.TB, dir string, environ ...string) (config.Registrar, config.CA) {
+// configuration is what a registrar has without any, but for its working directory and ports.
+func configuration(t testing.TB, dir string, environ ...string) config.Registrar {
 	t.Helper()
-	src := config.Sources{Root: dir, Environ: append([]string{"KEYLIME_DIR=" + dir, "KEYLIME_REGISTRAR_PORT=0", "KEYLIME_REGISTRAR_TLS_PORT=0"}, environ...)}
-	cfg, _, err := config.LoadRegistrar(src)
+	cfg, _, err := config.LoadRegistrar(sources(dir, environ...))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca, _, err := config.LoadCA(src)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cfg, ca
+	return cfg
 }
 
 // start starts a registrar whose configuration the test may change.
 func start(t testing.TB, change func(*config.Registrar)) *site {
 	t.Helper()
-	s := &site{log: &journal{}, dir: t.TempDir()}
-	cfg, ca := configuration(t, s.dir)
+	dir, err := workplace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{log: &journal{}, tls: administrator(t, dir)}
+	cfg := configuration(t, dir)
 	if change != nil {
 		change(&cfg)
 	}
-	s.certificates(t, cfg, ca)
-	var err error
-	if s.db, err = bolt.Open(filepath.Join(s.dir, "registrar.db"), bolt.Options{}); err != nil {
+	if s.db, err = bolt.Open(filepath.Join(t.TempDir(), "registrar.db"), bolt.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if s.Registrar, err = New(cfg, s.db, zerolog.New(s.log)); err != nil {
@@ -113,27 +111,68 @@ func start(t testing.TB, change func(*config.Registrar)) *site {
 	return s
 }
 
-// certificates makes the CA, the listener's certificate and the administrator's.
-func (s *site) certificates(t testing.TB, cfg config.Registrar, options config.CA) {
+// workplace makes a working directory with the CA, the listener's certificate and the administrator's, for all tests.
+var workplace = sync.OnceValues(func() (dir string, err error) {
+	dir, err = os.MkdirTemp("", "registrar-test")
+	if err != nil {
+		return dir, err
+	}
+	cfg, _, err := config.LoadRegistrar(sources(dir))
+	if err != nil {
+		return dir, err
+	}
+	ca, _, err := config.LoadCA(sources(dir))
+	if err != nil {
+		return dir, err
+	}
+	if err := cfg.TLS.Provide(ca, cfg.IP); err != nil {
+		return dir, err
+	}
+	return dir, issueAdministrator(dir)
+})
+
+func sources(dir string, environ ...string) config.Sources {
+	return config.Sources{Root: dir, Environ: append([]string{
+		"KEYLIME_DIR=" + dir, "KEYLIME_REGISTRAR_PORT=0", "KEYLIME_REGISTRAR_TLS_PORT=0",
+	}, environ...)}
+}
+
+// issueAdministrator makes the client certificate in the working directory's CA, as the verifier does.
+func issueAdministrator(dir string) error {
+	options, _, err := config.LoadCA(sources(dir))
+	if err != nil {
+		return err
+	}
+	ca, err := pki.EnsureCA(filepath.Join(dir, "cv_ca"), options.Options())
+	if err != nil {
+		return err
+	}
+	return ca.EnsureLeaf(pki.Leaf{Name: "client", Kind: pki.Client})
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, _ := workplace(); dir != "" {
+		_ = os.RemoveAll(dir)
+	}
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// administrator is the TLS side of a client with the administrator's certificate.
+func administrator(t testing.TB, dir string) *tls.Config {
 	t.Helper()
-	if err := cfg.TLS.Provide(options, cfg.IP); err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(s.dir, "cv_ca")
-	var err error
-	if s.ca, err = pki.EnsureCA(dir, options.Options()); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.ca.EnsureLeaf(pki.Leaf{Name: "client", Kind: pki.Client}); err != nil {
-		t.Fatal(err)
-	}
-	s.tls, err = pki.ClientTLS(pki.ClientFiles{
-		CertFile: filepath.Join(dir, "client-cert.crt"), KeyFile: filepath.Join(dir, "client-private.pem"),
-		ServerCAs: []string{filepath.Join(dir, "cacert.crt")},
+	file := func(name string) string { return filepath.Join(dir, "cv_ca", name) }
+	settings, err := pki.ClientTLS(pki.ClientFiles{
+		CertFile: file("client-cert.crt"), KeyFile: file("client-private.pem"), ServerCAs: []string{file("cacert.crt")},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return settings
 }
 
 func listen(t testing.TB) net.Listener {

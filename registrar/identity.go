@@ -38,7 +38,7 @@ func (r identityRules) check(reg store.Registration, req api.RegisterRequest, no
 		return keys{}, err
 	}
 	if len(reg.Identity.EKCert) > 0 {
-		if err := r.checkCertificate(reg.ID, "ekcert", reg.Identity.EKCert, k.ek); err != nil {
+		if _, err := r.checkCertificate(reg.ID, "ekcert", reg.Identity.EKCert, k.ek); err != nil {
 			return keys{}, err
 		}
 	}
@@ -101,10 +101,11 @@ func (r identityRules) checkDeviceIdentity(reg store.Registration, req api.Regis
 		der          []byte
 		key          *tpm.Public
 	}{{"iak_cert", "IAK", i.IAKCert, iak}, {"idevid_cert", "IDevID", i.IDevIDCert, idevid}} {
-		if err := r.checkCertificate(reg.ID, c.field, c.der, c.key); err != nil {
+		cert, err := r.checkCertificate(reg.ID, c.field, c.der, c.key)
+		if err != nil {
 			return err
 		}
-		if err := r.issuers.verify(c.der, now); err != nil {
+		if err := r.issuers.verify(cert, now); err != nil {
 			r.log.Error().Str("id", reg.ID).Err(err).Msg("No Root CA matched " + c.title + " Certificate")
 			return fmt.Errorf("%s: no CA of the registrar's certificate store stands behind it", c.field)
 		}

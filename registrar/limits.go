@@ -8,9 +8,10 @@ const (
 	// A registration costs a public-key operation and a commit. Each address has 200 a second, and 5,000 at once.
 	registerEvery = time.Second / 200
 	registerBurst = 5_000
-	// An agent that starts registers once. Registering the same id over and over only displaces its challenge.
-	registerIDEvery = 5 * time.Second
-	registerIDBurst = 10
+	// An agent that starts registers once. Registering the same id over and over only displaces its challenge, so each
+	// address has one in two seconds, and 60 at once.
+	registerIDEvery = 2 * time.Second
+	registerIDBurst = 60
 	// A wrong tag is a mistake or an attack. Beyond these it is refused without displacing anything.
 	wrongTagEvery = 10 * time.Second
 	wrongTagBurst = 10

@@ -38,7 +38,7 @@ type Registrar struct {
 func New(cfg config.Registrar, s store.Registrar, log zerolog.Logger) (*Registrar, error) {
 	authorities := &issuers{dir: cfg.TPMCertStore, log: log}
 	if cfg.TPMIdentity == rootIAK {
-		if err := authorities.load(time.Now()); err != nil {
+		if _, err := authorities.load(time.Now()); err != nil {
 			return nil, fmt.Errorf("option tpm_cert_store of [tenant], which tpm_identity = %s needs: %w", rootIAK, err)
 		}
 	}

@@ -41,11 +41,11 @@ type ActivateRequest struct {
 type RegistrarAgent struct {
 	AgentID  string  `json:"agent_id"`
 	EKTPM    string  `json:"ek_tpm"`
+	EKCert   *string `json:"ekcert"` // base64 DER or null
 	AIKTPM   string  `json:"aik_tpm"`
-	EKCert   *string `json:"ekcert"`    // base64 DER or null
-	MTLSCert *string `json:"mtls_cert"` // PEM, "disabled" or null
 	IP       *string `json:"ip"`
 	Port     *int    `json:"port"`
+	MTLSCert *string `json:"mtls_cert"` // PEM, "disabled" or null
 	RegCount int     `json:"regcount"`
 	// EKChain is ours: the certificates that the agent sent after its EK certificate, base64 DER.
 	EKChain []string `json:"ekcert_chain,omitempty"`

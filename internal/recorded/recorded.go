@@ -46,6 +46,7 @@ type Exchange struct {
 	ClientCert bool   `json:"client_cert"`
 	Request    struct {
 		Method  string          `json:"method"`
+		URL     string          `json:"url"`
 		Path    string          `json:"path"`
 		Headers [][2]string     `json:"headers"`
 		Body    string          `json:"body"` // empty when there was none
