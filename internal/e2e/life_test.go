@@ -18,12 +18,12 @@ func TestLife(t *testing.T) {
 		name                               string
 		verifier, registrar, tenant, agent side
 	}{
-		{"our agent with Python registrar, verifier and tenant", peer, peer, peer, ours},
-		{"Python tenant with our registrar, verifier and agent", ours, ours, peer, ours},
-		{"our tenant and agent with Python registrar and verifier", peer, peer, ours, ours},
-		{"our verifier with Python registrar and tenant", ours, peer, peer, ours},
-		{"our registrar with Python verifier and tenant", peer, ours, peer, ours},
-		{"all ours, from upstream's files and by upstream's names", ours, ours, ours, ours},
+		{"agent ours rest Python", peer, peer, peer, ours},
+		{"tenant Python rest ours", ours, ours, peer, ours},
+		{"tenant and agent ours rest Python", peer, peer, ours, ours},
+		{"registrar and tenant Python rest ours", ours, peer, peer, ours},
+		{"verifier and tenant Python rest ours", peer, ours, peer, ours},
+		{"all ours by upstream's names", ours, ours, ours, ours},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
