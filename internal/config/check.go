@@ -36,70 +36,39 @@ func absoluteDir(name, dir string) (string, error) {
 	return abs, nil
 }
 
-// address holds an IPv4 or IPv6 address or a host name (RFC 1123); brackets around an address are removed.
-func address(p *string, def string) value {
-	*p = def
-	return &addressValue{p}
-}
-
-type addressValue struct{ p *string }
-
 var hostLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 
-func (v *addressValue) set(raw any) error {
-	s, err := scalarText(raw)
-	if err != nil {
-		return err
-	}
+// parseAddress takes an IP address, with or without brackets, or a host name (RFC 1123).
+func parseAddress(s string) (string, error) {
 	bare := s
 	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
 		bare = s[1 : len(s)-1]
 	}
 	if _, err := netip.ParseAddr(bare); err == nil {
-		*v.p = bare
-		return nil
+		return bare, nil
 	}
 	labels := strings.Split(strings.TrimSuffix(s, "."), ".")
 	last := labels[len(labels)-1]
 	numeric := strings.Trim(last, "0123456789") == "" // such as 1.2.3: an address with a mistake
 	if len(s) > 253 || numeric || slices.ContainsFunc(labels, func(l string) bool { return !hostLabel.MatchString(l) }) {
-		return fmt.Errorf("%q is neither", s)
+		return "", fmt.Errorf("%q is neither", s)
 	}
-	*v.p = s
-	return nil
+	return s, nil
 }
 
-func (v *addressValue) toml() string { return quote(*v.p) }
-func (v *addressValue) form() string { return "an IP address or host name" }
-
-// webURL holds an absolute http or https URL, or nothing.
-func webURL(p *string) value {
-	*p = ""
-	return &urlValue{p}
-}
-
-type urlValue struct{ p *string }
-
-func (v *urlValue) set(raw any) error {
-	s, err := scalarText(raw)
+func parseURL(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	u, err := url.Parse(s)
 	if err != nil {
-		return err
+		return "", fmt.Errorf("%q is none", s)
 	}
-	if s != "" {
-		u, err := url.Parse(s)
-		if err != nil {
-			return fmt.Errorf("%q is none", s)
-		}
-		if (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-			return fmt.Errorf("%q has no host or another scheme", s)
-		}
+	if (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
+		return "", fmt.Errorf("%q has no host or another scheme", s)
 	}
-	*v.p = s
-	return nil
+	return s, nil
 }
-
-func (v *urlValue) toml() string { return quote(*v.p) }
-func (v *urlValue) form() string { return "an http or https URL, or nothing" }
 
 // subset checks that a list has only known items.
 func subset(name string, items, known []string) error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"keylime/internal/pki"
 )
@@ -38,7 +39,7 @@ func (t *TLS) dirOption(def string) []option {
 func (t *TLS) serverOptions() []option {
 	return []option{
 		{"server_key", text(&t.ServerKey, "default"), "private key of the listener; `default` is server-private.pem"},
-		{"server_key_password", secret(&t.ServerKeyPassword), "password of that key; a generated key is encrypted with it"},
+		{"server_key_password", secret(&t.ServerKeyPassword, ""), "password of that key; a generated key is encrypted with it"},
 		{"server_cert", text(&t.ServerCert, "default"), "certificate of the listener; `default` is server-cert.crt"},
 		{"cert_subject_alternative_names", commas(&t.SANs), "further names and addresses for a generated server certificate"},
 		{"trusted_client_ca", words(&t.TrustedClientCA, "default"), "CA certificates of administrators; `default` is cv_ca/cacert.crt under the working directory"},
@@ -49,7 +50,7 @@ func (t *TLS) serverOptions() []option {
 func (t *TLS) clientOptions() []option {
 	return []option{
 		{"client_key", text(&t.ClientKey, "default"), "private key to contact others with; `default` is client-private.pem"},
-		{"client_key_password", secret(&t.ClientKeyPassword), "password of that key; a generated key is encrypted with it"},
+		{"client_key_password", secret(&t.ClientKeyPassword, ""), "password of that key; a generated key is encrypted with it"},
 		{"client_cert", text(&t.ClientCert, "default"), "certificate to contact others with; `default` is client-cert.crt"},
 		{"trusted_server_ca", words(&t.TrustedServerCA, "default"), "CA certificates of the servers contacted; `default` is cv_ca/cacert.crt under the working directory"},
 		{"tls_verify_hostname", oneOf(&t.VerifyHostname, "auto", "auto", "on", "off"), "check that a server's certificate is for the name asked for; `auto` does when it carries such names"},
@@ -92,7 +93,7 @@ func (t *TLS) finish(dir, generated string, provideDefault bool) (warnings []str
 		errs = append(errs, t.caFiles("trusted_server_ca", &t.TrustedServerCA, dir))
 	}
 	warnings, exposures := checkFiles(t.KeyFilePermissions, t.ServerKey, t.ClientKey)
-	return warnings, append(errs, exposures...)
+	return append(warnings, t.expiring(time.Now())...), append(errs, exposures...)
 }
 
 // allDefault refuses names of own files where files are generated.
@@ -146,6 +147,23 @@ func (t TLS) ClientFiles() pki.ClientFiles {
 		CertFile: t.ClientCert, KeyFile: t.ClientKey, KeyPassword: string(t.ClientKeyPassword), ServerCAs: t.TrustedServerCA,
 		VerifyHostname: pki.VerifyName(t.VerifyHostname),
 	}
+}
+
+// renewal is how long before the end of a certificate warnings begin.
+const renewal = 30 * 24 * time.Hour
+
+// expiring warns of certificates that end soon, or have. Files that are missing or bad are for their users to report.
+func (t *TLS) expiring(now time.Time) (warnings []string) {
+	cure := "have it renewed"
+	if t.Generate {
+		cure = "delete the file, and the next start makes another"
+	}
+	for _, file := range []string{t.ServerCert, t.ClientCert} {
+		if end, err := pki.NotAfter(file); err == nil && now.Add(renewal).After(end) {
+			warnings = append(warnings, fmt.Sprintf("certificate %s is valid until %s: %s", file, end.UTC().Format(time.DateOnly), cure))
+		}
+	}
+	return warnings
 }
 
 // checkFiles warns of or refuses private keys that others can read. Keys that are still to be made are not there yet.

@@ -3,8 +3,10 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"keylime/internal/pki"
 )
@@ -55,6 +57,37 @@ func TestProvide(t *testing.T) {
 				t.Error(err, tenant.CheckStore())
 			}
 		})
+	}
+}
+
+func TestCertificatesThatEndSoon(t *testing.T) {
+	t.Parallel()
+	src := machine(t, nil, "KEYLIME_DIR=$ROOT/k", "KEYLIME_CA_CERT_LIFETIME=29")
+	v, _, err := LoadVerifier(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, _, err := LoadCA(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.TLS.Provide(ca, ""); err != nil {
+		t.Fatal(err)
+	}
+	_, rep, err := LoadVerifier(src)
+	if err != nil || len(rep.Warnings) != 2 || !strings.Contains(rep.Warnings[0], "server-cert.crt is valid until") || !strings.Contains(rep.Warnings[1], "delete the file") {
+		t.Errorf("%q, %v", rep.Warnings, err)
+	}
+	// The cure works: the next start makes another.
+	if err := os.Remove(v.TLS.ServerCert); err != nil {
+		t.Fatal(err)
+	}
+	ca.CertLifetime = 365 * 24 * time.Hour
+	if err := v.TLS.Provide(ca, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, rep, err = LoadVerifier(src); err != nil || len(rep.Warnings) != 1 {
+		t.Errorf("%q, %v", rep.Warnings, err)
 	}
 }
 

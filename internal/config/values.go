@@ -13,16 +13,37 @@ import (
 
 func text(p *string, def string) value {
 	*p = def
-	return &textValue{p: p}
+	return &textValue{p, func(s string) (string, error) { return s, nil }, "a string"}
 }
 
+// oneOf takes one of a few words. An empty value asks for the default, as upgrade tools leave it in files.
 func oneOf(p *string, def string, allowed ...string) value {
 	*p = def
-	return &textValue{p: p, allowed: allowed}
+	return &textValue{p, func(s string) (string, error) {
+		if s == "" {
+			return def, nil
+		}
+		if !slices.Contains(allowed, s) {
+			return "", fmt.Errorf("%q is not one of them", s)
+		}
+		return s, nil
+	}, "one of " + strings.Join(allowed, ", ")}
 }
 
-func secret(p *Secret, def ...Secret) value {
-	*p = Secret(strings.Join(secretStrings(def), ""))
+// address takes an IPv4 or IPv6 address, or a host name.
+func address(p *string, def string) value {
+	*p = def
+	return &textValue{p, parseAddress, "an IP address or host name"}
+}
+
+// webURL takes an absolute http or https URL, or nothing.
+func webURL(p *string) value {
+	*p = ""
+	return &textValue{p, parseURL, "an http or https URL, or nothing"}
+}
+
+func secret(p *Secret, def Secret) value {
+	*p = def
 	return &secretValue{p}
 }
 
@@ -79,34 +100,24 @@ func severityRules(p *[]SeverityRule, def ...SeverityRule) value {
 }
 
 type textValue struct {
-	p       *string
-	allowed []string // empty = any
+	p     *string
+	parse func(string) (string, error) // checks, and gives the normal form
+	takes string
 }
 
 func (v *textValue) set(raw any) error {
 	s, err := scalarText(raw)
-	if err != nil {
-		return err
+	if err == nil {
+		s, err = v.parse(s)
 	}
-	if len(v.allowed) > 0 && !slices.Contains(v.allowed, s) {
-		// An empty value asks for the default, as files written by configuration generators have it.
-		if s != "" {
-			return fmt.Errorf("%q is not one of them", s)
-		}
-		return nil
+	if err == nil {
+		*v.p = s
 	}
-	*v.p = s
-	return nil
+	return err
 }
 
 func (v *textValue) toml() string { return quote(*v.p) }
-
-func (v *textValue) form() string {
-	if len(v.allowed) > 0 {
-		return "one of " + strings.Join(v.allowed, ", ")
-	}
-	return "a string"
-}
+func (v *textValue) form() string { return v.takes }
 
 type secretValue struct{ p *Secret }
 
@@ -354,12 +365,4 @@ func quote(s string) string {
 	}
 	b.WriteByte('"')
 	return b.String()
-}
-
-func secretStrings(secrets []Secret) []string {
-	out := make([]string, len(secrets))
-	for i, s := range secrets {
-		out[i] = string(s)
-	}
-	return out
 }

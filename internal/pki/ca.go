@@ -101,12 +101,8 @@ func (ca *CA) load() error {
 	if err != nil {
 		return fmt.Errorf("read CA certificate: %w", err)
 	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return fmt.Errorf("%s holds no certificate in PEM form", ca.path(caCertName))
-	}
-	if ca.cert, err = x509.ParseCertificate(block.Bytes); err != nil {
-		return fmt.Errorf("parse %s: %w", ca.path(caCertName), err)
+	if ca.cert, err = firstCertificate(text); err != nil {
+		return fmt.Errorf("%s: %w", ca.path(caCertName), err)
 	}
 	return nil
 }

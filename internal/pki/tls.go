@@ -154,7 +154,7 @@ func explain(err error, leaf *x509.Certificate) error {
 // registered, byte for byte. That is the whole check; its names, dates and signature are of no account. base gives the
 // client certificate. Sessions are resumed, and the pin is checked then too.
 func PinnedClient(base *tls.Config, agentCertPEM string) (*tls.Config, error) {
-	pin, err := parseOneCertificate([]byte(agentCertPEM))
+	pin, err := firstCertificate([]byte(agentCertPEM))
 	if err != nil {
 		return nil, fmt.Errorf("registered certificate of the agent: %w", err)
 	}
@@ -162,7 +162,7 @@ func PinnedClient(base *tls.Config, agentCertPEM string) (*tls.Config, error) {
 	cfg.RootCAs = nil
 	cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	verifyOurselves(cfg, func(cs tls.ConnectionState) error {
-		if string(cs.PeerCertificates[0].Raw) != pin {
+		if !cs.PeerCertificates[0].Equal(pin) { // compares all bytes
 			return errors.New("agent presents another certificate than the one it registered: if it was reinstalled, it must be enrolled again")
 		}
 		return nil
@@ -170,16 +170,12 @@ func PinnedClient(base *tls.Config, agentCertPEM string) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// parseOneCertificate returns the DER of the first certificate in a PEM text.
-func parseOneCertificate(text []byte) (der string, err error) {
+func firstCertificate(text []byte) (*x509.Certificate, error) {
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return "", errors.New("no certificate in PEM form")
+		return nil, errors.New("no certificate in PEM form")
 	}
-	if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-		return "", err
-	}
-	return string(block.Bytes), nil
+	return x509.ParseCertificate(block.Bytes)
 }
 
 func loadKeyPair(certFile, keyFile, password string) (tls.Certificate, error) {
@@ -211,6 +207,19 @@ func loadKeyPair(certFile, keyFile, password string) (tls.Certificate, error) {
 		return tls.Certificate{}, fmt.Errorf("private key %s does not belong to certificate %s", keyFile, certFile)
 	}
 	return cert, nil
+}
+
+// NotAfter is when the certificate in a PEM file expires.
+func NotAfter(certFile string) (time.Time, error) {
+	text, err := os.ReadFile(certFile)
+	if err != nil {
+		return time.Time{}, err
+	}
+	cert, err := firstCertificate(text)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%s: %w", certFile, err)
+	}
+	return cert.NotAfter, nil
 }
 
 // loadCAs reads every certificate of every file.
