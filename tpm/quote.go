@@ -166,7 +166,7 @@ func checkValues(att quoted, blob []byte) (VerifiedPCRs, error) {
 }
 
 // DataPCR is what PCR 16 holds after a reset and one extension with the digest of the transport key's PEM
-// text, exactly as it stands on the wire.
+// text, exactly as it stands on the wire. The bank must be valid.
 func DataPCR(bank Hash, pubKeyPEM string) []byte {
 	h := bank.Crypto().New()
 	h.Write([]byte(pubKeyPEM))
