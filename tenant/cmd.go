@@ -45,8 +45,8 @@ func configCommand() *cli.Command {
 // nativeCommands makes the commands with a path of two words subcommands of the first.
 func nativeCommands() []*cli.Command {
 	groups := map[string]*cli.Command{
-		"runtime-policy": {Name: "runtime-policy", Usage: "keep runtime policies at the verifier: what files may be, for many agents", Action: groupAction},
-		"mb-policy":      {Name: "mb-policy", Usage: "keep measured-boot policies at the verifier", Action: groupAction},
+		"runtime-policy": policyGroup("runtime-policy", "keep runtime policies at the verifier: what files may be, for many agents"),
+		"mb-policy":      policyGroup("mb-policy", "keep measured-boot policies at the verifier"),
 	}
 	var list []*cli.Command
 	for _, c := range commands() {
@@ -110,6 +110,10 @@ func (f flag) take(cc *cli.Context, o *options) {
 	case cc.Bool(f.name):
 		f.store(o, "")
 	}
+}
+
+func policyGroup(name, brief string) *cli.Command {
+	return &cli.Command{Name: name, Usage: brief, UsageText: "keylime tenant " + name + " COMMAND [flags]", Action: groupAction}
 }
 
 // groupAction is a group named without one of its commands.

@@ -150,7 +150,7 @@ func tlsHint(who peer, err error) string {
 		return "its certificate may not be used for a server: issue a new one"
 	case errors.As(err, &alert):
 		return "it refused our side of the handshake: client_cert must be signed by its trusted_client_ca, and TLS 1.2 or newer spoken"
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return "something answers there, but without TLS: is this the TLS port?"
 	}
 	return ""

@@ -193,7 +193,7 @@ func retired() flagSet {
 func (o *options) check(c command) error {
 	switch {
 	case c.upstream == "addruntimepolicy" && o.runtimePolicy == "" && o.runtimePolicyURL == "":
-		return usage("`keylime tenant help runtime-policy` shows how", "--runtime-policy or --runtime-policy-url is required to add a runtime policy")
+		return usage("`keylime tenant runtime-policy add --help` shows how", "--runtime-policy or --runtime-policy-url is required to add a runtime policy")
 	case o.output != "" && !slices.Contains([]string{"table", "json", "upstream"}, o.output):
 		return usage("choose table, json or upstream", "--output %s: no such format", o.output)
 	case o.json && o.output != "" && o.output != "json":

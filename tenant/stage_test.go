@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -111,7 +112,7 @@ func serve(t testing.TB, settings *tls.Config) *scripted {
 	s := &scripted{answers: map[string]http.HandlerFunc{}}
 	s.Server = httptest.NewUnstartedServer(s)
 	s.TLS = settings
-	s.Config.ErrorLog = nil
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s
