@@ -48,6 +48,7 @@ const (
 	maxWebhookAttempts = 1000
 	maxDeliveries      = 32
 	maxBroadcasts      = 4
+	busyDelay          = 15 * time.Second // until a message is taken up again that found all of them under way
 	broadcastWidth     = 16
 	// listPage is how many agents are read at a time.
 	listPage = 256
@@ -55,6 +56,10 @@ const (
 	// The scheduler looks at least every maxIdle, for what other processes wrote or left, and at most every minIdle.
 	maxIdle = time.Second
 	minIdle = 2 * time.Millisecond
+	// slowAfter is when a job counts as slow: a quote takes a TPM about a second. maxSlow bounds how many rounds may be,
+	// at some 30 KiB each.
+	slowAfter = 2 * time.Second
+	maxSlow   = 4096
 	// storeRetry is the pause after the store failed.
 	storeRetry = time.Second
 	// claimBatch is how much is claimed in one transaction.

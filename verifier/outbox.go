@@ -124,10 +124,10 @@ func (o *outbox) deliver(ctx context.Context, e store.Event) (due time.Time, aga
 		return time.Time{}, false
 	}
 	attempts := e.Attempts + 1
-	if errors.Is(err, errBusy) {
-		attempts = e.Attempts
-	}
 	next := now.Add(o.pacing.retryDelay(attempts))
+	if errors.Is(err, errBusy) { // which is no attempt
+		attempts, next = e.Attempts, now.Add(busyDelay)
+	}
 	if limit, lifetime := c.patience(); attempts >= limit || next.After(e.Created.Add(lifetime)) {
 		log.Error().Err(err).Int("attempts", attempts).Msg("Revocation message given up")
 		o.settle(log, o.store.FinishEvent(ctx, e.ID))

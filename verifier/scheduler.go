@@ -3,6 +3,7 @@ package verifier
 import (
 	"context"
 	"math"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,8 +25,11 @@ type scheduler struct {
 type feed struct {
 	name  string
 	slots chan struct{} // one taken by each job under way
-	// claim leases up to max jobs that are due. A job returns when something is due because of it, if it knows.
-	claim func(ctx context.Context, now time.Time, max int) ([]job, error)
+	// slow, when there is room, takes over the place of a job that has been under way for slowAfter: those who wait for
+	// agents that do not answer must not keep others from their rounds.
+	slow chan struct{}
+	// claim leases up to n jobs that are due. A job returns when something is due because of it, if it knows.
+	claim func(ctx context.Context, now time.Time, n int) ([]job, error)
 	// due is when the next job is due; false when there is none or nobody knows.
 	due func(ctx context.Context) (time.Time, bool, error)
 
@@ -122,9 +126,57 @@ func (s *scheduler) serve(ctx, jobs context.Context, f *feed, wg *sync.WaitGroup
 
 // finish runs a job, frees its slot, and wakes the scheduler when there is a reason to look before it would.
 func (s *scheduler) finish(ctx context.Context, f *feed, j job) {
-	due, ok := j(ctx)
-	<-f.slots
+	place := &place{feed: f, in: f.slots}
+	timer := time.AfterFunc(slowAfter, func() {
+		if place.makeRoom() && f.starved.Swap(false) {
+			s.wake()
+		}
+	})
+	due, ok := s.guarded(ctx, f, j)
+	timer.Stop()
+	place.leave()
 	if f.starved.Swap(false) || ok && due.UnixNano() < s.looks.Load() {
 		s.wake()
 	}
+}
+
+// guarded runs a job. A panic that the job itself did not catch is a bug; it costs the job, not the process.
+func (s *scheduler) guarded(ctx context.Context, f *feed, j job) (due time.Time, ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error().Str("work", f.name).Interface("panic", p).Bytes("stack", debug.Stack()).Msg("Job panicked")
+		}
+	}()
+	return j(ctx)
+}
+
+// place is where a job counts: in its feed's slots, or among the slow ones.
+type place struct {
+	feed *feed
+	mu   sync.Mutex
+	in   chan struct{} // nil when it has left
+}
+
+// makeRoom moves the job among the slow ones if there is room.
+func (p *place) makeRoom() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.in == nil {
+		return false
+	}
+	select {
+	case p.feed.slow <- struct{}{}:
+		<-p.in
+		p.in = p.feed.slow
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *place) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	<-p.in
+	p.in = nil
 }

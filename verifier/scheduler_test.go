@@ -3,6 +3,7 @@ package verifier
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -35,7 +36,7 @@ func (q *queue) add(id string, due time.Time) {
 	q.due[id] = due
 }
 
-func (q *queue) claim(_ context.Context, now time.Time, max int) ([]job, error) {
+func (q *queue) claim(_ context.Context, now time.Time, most int) ([]job, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.claims++
@@ -44,11 +45,11 @@ func (q *queue) claim(_ context.Context, now time.Time, max int) ([]job, error) 
 	}
 	var jobs []job
 	for id, due := range q.due {
-		if len(jobs) == max || due.After(now) {
+		if len(jobs) == most || due.After(now) {
 			continue
 		}
 		delete(q.due, id)
-		q.late = maxDuration(q.late, now.Sub(due))
+		q.late = max(q.late, now.Sub(due))
 		jobs = append(jobs, func(ctx context.Context) (time.Time, bool) { return q.run(ctx, id) })
 	}
 	return jobs, nil
@@ -59,7 +60,19 @@ func (q *queue) run(ctx context.Context, id string) (time.Time, bool) {
 	q.running++
 	q.most = max(q.most, q.running)
 	q.mu.Unlock()
-	pause(ctx, q.takes, nil)
+	takes := q.takes
+	if strings.HasPrefix(id, "stuck") {
+		takes = time.Minute
+	}
+	if id == "panics" {
+		defer func() {
+			q.mu.Lock()
+			q.running--
+			q.mu.Unlock()
+		}()
+		panic("made to")
+	}
+	pause(ctx, takes, nil)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.running--
@@ -84,10 +97,8 @@ func (q *queue) next(context.Context) (time.Time, bool, error) {
 }
 
 func (q *queue) feed(slots int) *feed {
-	return &feed{name: "test", slots: make(chan struct{}, slots), claim: q.claim, due: q.next}
+	return &feed{name: "test", slots: make(chan struct{}, slots), slow: make(chan struct{}, 100), claim: q.claim, due: q.next}
 }
-
-func maxDuration(a, b time.Duration) time.Duration { return max(a, b) }
 
 // schedule runs a scheduler over the queue for a while of virtual time.
 func schedule(t *testing.T, q *queue, slots int, f func(s *scheduler)) {
@@ -152,6 +163,48 @@ func TestSchedulerBoundsItsJobs(t *testing.T) {
 	})
 	if q.most != 4 || len(q.ran) != 40 {
 		t.Errorf("%d jobs at once, %d ran", q.most, len(q.ran))
+	}
+}
+
+// Jobs that hang take places of their own, and the others are late once at most.
+func TestSchedulerGoesOnBesideStuckJobs(t *testing.T) {
+	t.Parallel()
+	q := newQueue(10*time.Millisecond, time.Second)
+	schedule(t, q, 4, func(*scheduler) {
+		for i := range 20 {
+			q.add("stuck"+string(rune('a'+i)), time.Now())
+		}
+		for i := range 20 {
+			q.add(string(rune('a'+i)), time.Now())
+		}
+		time.Sleep(30 * time.Second) // 20 stuck in 4 slots: at most 10 s
+		q.mu.Lock()
+		q.late = 0
+		q.mu.Unlock()
+		time.Sleep(20 * time.Second)
+	})
+	if q.late > 20*time.Millisecond {
+		t.Errorf("up to %v late beside stuck jobs", q.late)
+	}
+	for id, n := range q.ran {
+		if len(id) == 1 && n < 30 {
+			t.Errorf("%q ran %d times in 50 s", id, n)
+		}
+	}
+}
+
+// A panic costs the job and gives its slot back.
+func TestSchedulerSurvivesAPanic(t *testing.T) {
+	t.Parallel()
+	q := newQueue(time.Millisecond, 0)
+	schedule(t, q, 1, func(*scheduler) {
+		q.add("panics", time.Now())
+		time.Sleep(2 * time.Second)
+		q.add("a", time.Now())
+		time.Sleep(2 * time.Second)
+	})
+	if q.ran["a"] != 1 {
+		t.Errorf("after the panic: %v", q.ran)
 	}
 }
 

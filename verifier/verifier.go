@@ -129,6 +129,7 @@ func (v *Verifier) rounds() *feed {
 	return &feed{
 		name:  "rounds",
 		slots: make(chan struct{}, v.cfg.MaxRounds),
+		slow:  make(chan struct{}, maxSlow),
 		claim: func(ctx context.Context, now time.Time, n int) ([]job, error) {
 			leases, err := v.store.Claim(ctx, v.cfg.UUID, v.cycle.run, now, n, ttl)
 			jobs := make([]job, len(leases))
