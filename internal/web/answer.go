@@ -78,7 +78,7 @@ func (x *exchange) answer(result any, err error) {
 		if a.Status == "" {
 			a.Status = http.StatusText(a.Code)
 		}
-		x.send(a.Code, envelope{a.Code, a.Status, a.Results})
+		x.send(a.Code, envelope(a))
 	default:
 		x.send(http.StatusOK, envelope{http.StatusOK, "Success", result})
 	}
