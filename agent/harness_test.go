@@ -41,38 +41,40 @@ type machine struct {
 	caDir     string
 }
 
-func newMachine(t *testing.T) *machine { return newMachineWith(t, swtpm.ForTest(t)) }
+// newMachine has a TPM of its own with ECC keys, which it makes faster than RSA keys.
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	m := newMachineIn(t, t.TempDir())
+	m.cfg.TPMEncryptionAlg, m.cfg.TPMSigningAlg = "ecc256", "ecdsa"
+	return m
+}
 
-func newMachineWith(t *testing.T, tpm *swtpm.Server) *machine {
-	return newMachineIn(t, tpm, t.TempDir())
+// newRSAMachine has the TPM keys that Keylime's agents have by default.
+func newRSAMachine(t *testing.T) *machine {
+	t.Helper()
+	return newMachineIn(t, t.TempDir())
 }
 
 // newMachineIn has its working directory in dir.
-func newMachineIn(t *testing.T, tpm *swtpm.Server, dir string) *machine {
+func newMachineIn(t *testing.T, dir string) *machine {
 	t.Helper()
 	needRoot(t) // the secure directory is mounted
-	m := &machine{t: t, tpm: tpm, log: &logBuffer{}, registrar: newTestRegistrar(t), caDir: filepath.Join(dir, "cv_ca")}
-	var err error
-	m.ca, err = pki.EnsureCA(m.caDir, pki.CAOptions{
-		Password: "test", CommonName: "CA", Bits: 2048, Lifetime: 24 * time.Hour, LeafLifetime: time.Hour,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := m.ca.EnsureLeaf(pki.Leaf{Name: "client", Kind: pki.Client}); err != nil {
-		t.Fatal(err)
-	}
+	m := &machine{t: t, tpm: startTPM(t), log: &logBuffer{}, registrar: newTestRegistrar(t)}
+	shared := made(t)
+	m.ca, m.caDir = shared.ca, shared.caDir
+	writeFile(t, filepath.Join(dir, "payload-private.pem"), shared.payloadKey, 0o600)
 	host, port := m.registrar.address(t)
 	cfg, _, err := config.LoadAgent(config.Sources{Root: dir, Environ: []string{
 		"KEYLIME_DIR=" + dir, "KEYLIME_AGENT_RUN_AS=", "KEYLIME_AGENT_REVOCATION_ACTIONS_DIR=" + filepath.Join(dir, "actions"),
 		"KEYLIME_AGENT_IMA_ML_PATH=" + filepath.Join(dir, "ima.log"), "KEYLIME_AGENT_MEASUREDBOOT_ML_PATH=" + filepath.Join(dir, "boot.log"),
 		"KEYLIME_AGENT_REGISTRAR_IP=" + host, "KEYLIME_AGENT_REGISTRAR_PORT=" + strconv.Itoa(port),
+		"KEYLIME_AGENT_TRUSTED_CLIENT_CA=" + filepath.Join(m.caDir, "cacert.crt"),
 		"KEYLIME_AGENT_EXPONENTIAL_BACKOFF_INITIAL_DELAY=1", "KEYLIME_AGENT_EXPONENTIAL_BACKOFF_MAX_DELAY=10",
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.cfg = Config{Agent: cfg, TCTI: tpm.TCTI()}
+	m.cfg = Config{Agent: cfg, TCTI: m.tpm.TCTI()}
 	return m
 }
 

@@ -40,7 +40,7 @@ func (r *running) as(certFile, keyFile string) *http.Client {
 func TestClientsWithoutTheRightCertificateAreRefused(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	if err := m.ca.EnsureLeaf(pki.Leaf{Name: "server", Kind: pki.Server, Hosts: []string{"127.0.0.1"}}); err != nil {
+	if err := m.ca.EnsureLeaf(pki.Leaf{Name: "for-servers", Kind: pki.Server, Hosts: []string{"127.0.0.1"}}); err != nil {
 		t.Fatal(err)
 	}
 	other := filepath.Join(t.TempDir(), "other_ca")
@@ -61,7 +61,7 @@ func TestClientsWithoutTheRightCertificateAreRefused(t *testing.T) {
 		"no certificate":              r.as("", ""),
 		"certificate of another CA":   r.as(filepath.Join(other, "client-cert.crt"), filepath.Join(other, "client-private.pem")),
 		"the agent's own certificate": r.as(m.cfg.ServerCert, m.cfg.ServerKey),
-		"a server's certificate":      r.as(filepath.Join(m.caDir, "server-cert.crt"), filepath.Join(m.caDir, "server-private.pem")),
+		"a server's certificate":      r.as(filepath.Join(m.caDir, "for-servers-cert.crt"), filepath.Join(m.caDir, "for-servers-private.pem")),
 		"an expired certificate":      r.as(filepath.Join(m.caDir, "expired-cert.crt"), filepath.Join(m.caDir, "expired-private.pem")),
 	} {
 		for _, request := range []string{"GET /version", "GET /v2.6/quotes/identity?nonce=abc", "POST /v2.6/keys/ukey", "POST /v2.6/keys/vkey", "HEAD /v2.6/agent/info", "OPTIONS *"} {
@@ -87,10 +87,17 @@ func TestClientsWithoutTheRightCertificateAreRefused(t *testing.T) {
 	}
 }
 
-// Peers learn by TLS 1.2 or later only.
-func TestOldTLSIsRefused(t *testing.T) {
+// What anybody may do to a listener whom the network lets through.
+func TestHostileConnections(t *testing.T) {
 	t.Parallel()
 	r := newMachine(t).start()
+	t.Run("old TLS", func(t *testing.T) { r.speakOldTLS(t) })
+	t.Run("unfinished handshakes", func(t *testing.T) { r.leaveHandshakes(t) })
+	t.Run("ambiguous requests", func(t *testing.T) { r.sendAmbiguous(t) })
+	t.Run("slow headers", func(t *testing.T) { r.dawdle(t) })
+}
+
+func (r *running) speakOldTLS(t *testing.T) {
 	settings := r.adminTLS("client")
 	settings.InsecureSkipVerify = true
 	settings.MinVersion, settings.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
@@ -101,9 +108,7 @@ func TestOldTLSIsRefused(t *testing.T) {
 }
 
 // NT-50: connections that never finish their handshake do not keep others out.
-func TestUnfinishedHandshakesDoNotKeepOthersOut(t *testing.T) {
-	t.Parallel()
-	r := newMachine(t).start()
+func (r *running) leaveHandshakes(t *testing.T) {
 	address := strings.TrimPrefix(r.base, "https://")
 	for i := range 500 {
 		conn, err := net.Dial("tcp", address)
@@ -119,9 +124,7 @@ func TestUnfinishedHandshakesDoNotKeepOthersOut(t *testing.T) {
 }
 
 // NT-51: who is slow with the request's header is cut off.
-func TestSlowHeadersAreCutOff(t *testing.T) {
-	t.Parallel()
-	r := newMachine(t).start()
+func (r *running) dawdle(t *testing.T) {
 	settings := r.adminTLS("client")
 	settings.InsecureSkipVerify = true
 	conn, err := tls.Dial("tcp", strings.TrimPrefix(r.base, "https://"), settings)
@@ -139,9 +142,7 @@ func TestSlowHeadersAreCutOff(t *testing.T) {
 }
 
 // NT-57: two lengths, and a request within another.
-func TestAmbiguousRequestsAreRefused(t *testing.T) {
-	t.Parallel()
-	r := newMachine(t).start()
+func (r *running) sendAmbiguous(t *testing.T) {
 	settings := r.adminTLS("client")
 	settings.InsecureSkipVerify = true
 	for name, request := range map[string]string{

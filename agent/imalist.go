@@ -23,13 +23,14 @@ type measurementList struct {
 	file io.ReaderAt
 
 	mu    sync.Mutex
+	buf   []byte  // for one read
 	marks []int64 // marks[i] is the offset of entry i*markEvery
 	lines uint64  // complete lines seen
 	end   int64   // offset after the last complete line
 }
 
 func newMeasurementList(file io.ReaderAt) *measurementList {
-	return &measurementList{file: file, marks: []int64{0}}
+	return &measurementList{file: file, buf: make([]byte, readChunk), marks: []int64{0}}
 }
 
 // listWindow is the part of the list that one response carries.
@@ -75,10 +76,9 @@ func (l *measurementList) scan() (size int64, err error) {
 	if l.end > 0 {
 		offset = l.end - 1 // the line end before is read again: it shows whether this is still the same list
 	}
-	buf := make([]byte, readChunk)
 	for first := l.end > 0; ; first = false {
-		n, err := l.file.ReadAt(buf, offset)
-		chunk := buf[:n]
+		n, err := l.file.ReadAt(l.buf, offset)
+		chunk := l.buf[:n]
 		if first {
 			if n == 0 || chunk[0] != '\n' {
 				return 0, errRewritten
@@ -120,10 +120,9 @@ func (l *measurementList) locate(entry uint64) (int64, error) {
 	}
 	offset := l.marks[entry/markEvery]
 	skip := entry % markEvery
-	buf := make([]byte, readChunk)
 	for skip > 0 {
-		n, err := l.file.ReadAt(buf, offset)
-		chunk := buf[:n]
+		n, err := l.file.ReadAt(l.buf, offset)
+		chunk := l.buf[:n]
 		for skip > 0 {
 			i := bytes.IndexByte(chunk, '\n')
 			if i < 0 {

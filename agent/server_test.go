@@ -21,7 +21,7 @@ import (
 func TestProbesAreAnsweredAsRecorded(t *testing.T) {
 	t.Parallel()
 	probes := recorded.Glob(t, "wire/probe/*-agent-*.json")
-	m := newMachine(t)
+	m := newRSAMachine(t)
 	writeList(t, m.cfg.IMAMLPath, 23)
 	writeFile(t, m.cfg.MeasuredBootMLPath, "", 0o600)
 	if err := os.Remove(m.cfg.MeasuredBootMLPath); err != nil {
@@ -83,20 +83,28 @@ func writeList(t testing.TB, name string, lines int) {
 // Requests recorded from verifier and tenant get answers of the recorded shape.
 func TestRecordedRequestsGetTheRecordedShape(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
-	writeList(t, m.cfg.IMAMLPath, 23)
-	r := m.start()
-	asked := 0
-	for _, pattern := range []string{"005-tenant-GET-version", "*_quotes_*", "*_notifications_revocation"} {
-		for _, folder := range []string{"pull", "cert"} {
-			for _, e := range recorded.Glob(t, "wire/"+folder+"/"+pattern+".json") {
-				asked++
-				r.compare(e)
+	for keys, folders := range map[string][]string{"rsa": {"pull", "cert"}, "ecc": {"ecc"}} {
+		t.Run(keys, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t)
+			if keys == "rsa" {
+				m = newRSAMachine(t)
 			}
-		}
-	}
-	if asked < 16 {
-		t.Errorf("only %d requests", asked)
+			writeList(t, m.cfg.IMAMLPath, 23)
+			r := m.start()
+			asked := 0
+			for _, folder := range folders {
+				for _, pattern := range []string{"005-tenant-GET-version", "*_quotes_*", "*_notifications_revocation"} {
+					for _, e := range recorded.Glob(t, "wire/"+folder+"/"+pattern+".json") {
+						asked++
+						r.compare(e)
+					}
+				}
+			}
+			if asked < 8*len(folders) {
+				t.Errorf("only %d requests", asked)
+			}
+		})
 	}
 }
 
@@ -122,7 +130,7 @@ func (r *running) compare(e recorded.Exchange) {
 // The registration has the members and types of a recorded one.
 func TestRegistrationHasTheRecordedShape(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := newRSAMachine(t)
 	r := m.start()
 	want := recorded.Read(t, "wire/pull/001-to-registrar-POST-v2.6_agents_ID.json")
 	if got, want := shape(t, m.registrar.bodies[0]), shape(t, want.Request.JSON); got != want {

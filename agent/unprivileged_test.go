@@ -16,8 +16,6 @@ import (
 	"testing"
 
 	"github.com/urfave/cli/v2"
-
-	"keylime/internal/swtpm"
 )
 
 // beTheAgent makes this test binary `keylime agent`, configured by the environment.
@@ -45,7 +43,9 @@ func TestAgentGoesOnUnprivileged(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	m := newMachineIn(t, swtpm.ForTest(t), dir)
+	m := newMachineIn(t, dir)
+	ca := filepath.Join(dir, "cacert.crt") // which the agent reads after it gave up root
+	writeFile(t, ca, read(t, filepath.Join(m.caDir, "cacert.crt")), 0o644)
 	writeList(t, m.cfg.IMAMLPath, 3)
 	const uid = 12345
 	err = filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
@@ -65,6 +65,7 @@ func TestAgentGoesOnUnprivileged(t *testing.T) {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.Env = append(os.Environ(), beTheAgent+"=1", "TCTI="+m.tpm.TCTI(), "RUST_LOG=keylime_agent=debug", "KEYLIME_DIR="+dir,
 		"KEYLIME_AGENT_RUN_AS="+strconv.Itoa(uid)+":"+strconv.Itoa(uid), "KEYLIME_AGENT_IMA_ML_PATH="+m.cfg.IMAMLPath,
+		"KEYLIME_AGENT_TRUSTED_CLIENT_CA="+ca, "KEYLIME_AGENT_TPM_ENCRYPTION_ALG=ecc", "KEYLIME_AGENT_TPM_SIGNING_ALG=ecdsa",
 		"KEYLIME_AGENT_PORT="+port, "KEYLIME_AGENT_CONTACT_PORT="+port, "KEYLIME_AGENT_REGISTRAR_PORT="+strconv.Itoa(m.cfg.RegistrarPort))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
