@@ -25,6 +25,9 @@ type Options struct {
 	LockTimeout time.Duration
 	// Migrate allows a file of an older release to be brought up to this one's schema.
 	Migrate bool
+
+	// commit is (*bbolt.Tx).Commit; tests put a failing one in its place.
+	commit func(*bbolt.Tx) error
 }
 
 // DB is an open store. It implements store.Registrar and store.Verifier.
@@ -71,6 +74,9 @@ func open(path string, opts Options) (_ *DB, err error) {
 	}()
 	db := &DB{path: path, log: log, file: file, index: newIndex(), mail: newMail()}
 	err = guard(func() error {
+		if err := checkSize(file, raw); err != nil {
+			return err
+		}
 		if err := migrate(file, migrations(), opts.Migrate); err != nil {
 			return err
 		}
@@ -84,7 +90,7 @@ func open(path string, opts Options) (_ *DB, err error) {
 			return nil, err
 		}
 	}
-	db.writer = newWriter(db, raw)
+	db.writer = newWriter(db, raw, opts.commit)
 	go db.writer.loop()
 	return db, nil
 }
@@ -113,10 +119,9 @@ func openFile(path string, lockTimeout time.Duration) (file *bbolt.DB, raw *os.F
 	}
 	err = guard(func() error {
 		file, err = bbolt.Open(path, 0o600, &bbolt.Options{
-			Timeout:        lockTimeout,
-			NoFreelistSync: true, // found again at Open; each commit writes less
-			FreelistType:   bbolt.FreelistMapType,
-			NoStatistics:   true,
+			Timeout:      lockTimeout,
+			FreelistType: bbolt.FreelistMapType,
+			NoStatistics: true,
 			OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 				raw, err = os.OpenFile(name, flag, mode)
 				return raw, err
@@ -134,6 +139,20 @@ func openFile(path string, lockTimeout time.Duration) (file *bbolt.DB, raw *os.F
 		return nil, nil, err
 	}
 	return file, raw, nil
+}
+
+// checkSize looks for the end of a file that was cut off.
+func checkSize(file *bbolt.DB, raw *os.File) error {
+	info, err := raw.Stat()
+	if err != nil {
+		return err
+	}
+	return file.View(func(tx *bbolt.Tx) error {
+		if tx.Size() > info.Size() {
+			return fmt.Errorf("truncated: %d bytes of %d; restore a backup", info.Size(), tx.Size())
+		}
+		return nil
+	})
 }
 
 // syncDir makes the file's name as durable as its content.

@@ -15,7 +15,7 @@ import (
 
 // keepSpec is the encoded size up to which an enrolment stays in memory. Larger ones are read from the file with each
 // claim: what an agent costs in memory has a bound that tenants cannot move.
-const keepSpec = 6 << 10
+const keepSpec = 8 << 10
 
 // agent is one enrolled machine. Those in the index change under its lock only; the writer works on copies.
 type agent struct {

@@ -31,8 +31,7 @@ type writer struct {
 	dirty    chan struct{} // something waits to be flushed
 	stopping chan struct{}
 	stopped  chan error
-	// commit is (*bbolt.Tx).Commit; tests put a failing one in its place.
-	commit func(*bbolt.Tx) error
+	commit   func(*bbolt.Tx) error
 	// failing: the last transaction failed. Rounds are then acknowledged only when they are in the file.
 	failing atomic.Bool
 	// unsettled: the last transaction happened, but the disk would not confirm it.
@@ -46,7 +45,10 @@ type op struct {
 	done chan error
 }
 
-func newWriter(db *DB, raw *os.File) *writer {
+func newWriter(db *DB, raw *os.File, commit func(*bbolt.Tx) error) *writer {
+	if commit == nil {
+		commit = (*bbolt.Tx).Commit
+	}
 	return &writer{
 		db:       db,
 		raw:      raw,
@@ -54,7 +56,7 @@ func newWriter(db *DB, raw *os.File) *writer {
 		dirty:    make(chan struct{}, 1),
 		stopping: make(chan struct{}),
 		stopped:  make(chan error, 1),
-		commit:   (*bbolt.Tx).Commit,
+		commit:   commit,
 	}
 }
 

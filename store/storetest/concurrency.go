@@ -29,13 +29,15 @@ func together[T any](n int, f func(i int) T) []T {
 }
 
 func testConcurrency(t *testing.T, fresh func(testing.TB) Opener) {
-	t.Run("one of many TPMs wins a new id", func(t *testing.T) { testFirstRegistration(start(t, fresh)) }) // NT-12
-	t.Run("a lease is held once", func(t *testing.T) { testParallelClaims(start(t, fresh)) })
-	t.Run("an event is claimed once", func(t *testing.T) { testParallelEvents(start(t, fresh)) })
-	t.Run("one of many commits of a lease wins", func(t *testing.T) { testParallelCommits(start(t, fresh)) })
-	t.Run("no agent is resurrected", func(t *testing.T) { testResurrection(start(t, fresh)) }) // NT-94
-	t.Run("a policy in use is not deleted", func(t *testing.T) { testPolicyRace(start(t, fresh)) })
-	t.Run("everything at once", func(t *testing.T) { testEverything(start(t, fresh)) })
+	runAll(t, fresh, []test{
+		{"one of many TPMs wins a new id", testFirstRegistration}, // NT-12
+		{"a lease is held once", testParallelClaims},
+		{"an event is claimed once", testParallelEvents},
+		{"one of many commits of a lease wins", testParallelCommits},
+		{"no agent is resurrected", testResurrection}, // NT-94
+		{"a policy in use is not deleted", testPolicyRace},
+		{"everything at once", testEverything},
+	})
 }
 
 func testFirstRegistration(b *rig) {

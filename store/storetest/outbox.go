@@ -34,61 +34,64 @@ func (b *rig) claimEvents(now, max int) string {
 }
 
 func testOutbox(t *testing.T, fresh func(testing.TB) Opener) {
-	t.Run("events are claimed when due, earliest first, then in order", func(t *testing.T) {
-		b := start(t, fresh)
-		b.commitEvents("a", event("one", 0), event("late", 5), event("two", 0), event("early", -1))
-		b.same(b.claimEvents(0, 2), "early one")
-		b.same(b.claimEvents(0, 0), "")
-		b.same(b.claimEvents(0, 10), "two")
-		b.same(b.claimEvents(4, 10), "")
-		b.same(b.claimEvents(5, 10), "late")
-		b.same(b.claimEvents(59, 10), "")
-		b.same(b.claimEvents(60, 10), "early one two") // the leases are over
+	runAll(t, fresh, []test{
+		{"events are claimed when due, earliest first, then in order", testEventOrder},
+		{"an event says what was committed", testEventContent},
+		{"finished once, retried later", testEventRetry},
+		{"deleting an agent drops what reports on it or is for it", testEventsOfDeleted}, // NT-94
 	})
+}
 
-	t.Run("an event says what was committed", func(t *testing.T) {
-		b := start(t, fresh)
-		sent := store.Event{Channel: "agent", Target: "b", Message: []byte{0, 0xff}, Created: at(-1), Due: at(-1), Attempts: 2,
-			AgentID: "set by the store", ID: 77}
-		b.commitEvents("a", sent)
-		got := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(0), 1, ttl))[0]
-		want := sent
-		want.ID, want.AgentID, want.Lease = got.ID, "a", at(60)
-		b.same(got, want)
-	})
+func testEventOrder(b *rig) {
+	b.commitEvents("a", event("one", 0), event("late", 5), event("two", 0), event("early", -1))
+	b.same(b.claimEvents(0, 2), "early one")
+	b.same(b.claimEvents(0, 0), "")
+	b.same(b.claimEvents(0, 10), "two")
+	b.same(b.claimEvents(4, 10), "")
+	b.same(b.claimEvents(5, 10), "late")
+	b.same(b.claimEvents(59, 10), "")
+	b.same(b.claimEvents(60, 10), "early one two") // the leases are over
+}
 
-	t.Run("finished once, retried later", func(t *testing.T) {
-		b := start(t, fresh)
-		b.commitEvents("a", event("one", 0), event("two", 0))
-		claimed := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(0), 10, ttl))
-		b.ok(b.FinishEvent(b.ctx, claimed[0].ID))
-		b.is(b.FinishEvent(b.ctx, claimed[0].ID), store.ErrNotFound)
-		b.is(b.RetryEvent(b.ctx, claimed[0].ID, 1, at(1)), store.ErrNotFound)
-		b.ok(b.RetryEvent(b.ctx, claimed[1].ID, 3, at(10)))
-		b.same(b.claimEvents(9, 10), "")
-		again := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(10), 10, ttl)) // though leased until 60
-		want := claimed[1]
-		want.Attempts, want.Due, want.Lease = 3, at(10), at(70)
-		b.same(again, []store.Event{want})
-		b.reopen()
-		b.same(b.claimEvents(1000, 10), "two")
-		b.ok(b.FinishEvent(b.ctx, want.ID))
-		b.same(len(b.events()), 0)
-	})
+func testEventContent(b *rig) {
+	sent := store.Event{Channel: "agent", Target: "b", Message: []byte{0, 0xff}, Created: at(-1), Due: at(-1), Attempts: 2,
+		AgentID: "set by the store", ID: 77}
+	b.commitEvents("a", sent)
+	got := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(0), 1, ttl))[0]
+	want := sent
+	want.ID, want.AgentID, want.Lease = got.ID, "a", at(60)
+	b.same(got, want)
+}
 
-	t.Run("deleting an agent drops what reports on it or is for it", func(t *testing.T) { // NT-94
-		b := start(t, fresh)
-		toA := store.Event{Channel: "agent", Target: "a", Message: []byte("b-failed,tell-a"), Created: t0, Due: t0}
-		b.commitEvents("a", event("a-failed", 0), event("a-failed-again", 1))
-		b.commitEvents("b", event("b-failed", 0), toA)
-		b.commitEvents("ab", event("ab-failed", 0))
-		claimed := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(0), 1, ttl))
-		b.ok(b.DeleteAgent(b.ctx, "a"))
-		b.is(b.RetryEvent(b.ctx, claimed[0].ID, 1, at(0)), store.ErrNotFound) // its delivery was under way
-		b.same(b.claimEvents(100, 10), "b-failed ab-failed")
-		b.ok(b.StopAgent(b.ctx, "b"))
-		b.ok(b.ReactivateAgent(b.ctx, "b", at(0)))
-		b.reopen()
-		b.same(b.claimEvents(1000, 10), "b-failed ab-failed")
-	})
+func testEventRetry(b *rig) {
+	b.commitEvents("a", event("one", 0), event("two", 0))
+	claimed := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(0), 10, ttl))
+	b.ok(b.FinishEvent(b.ctx, claimed[0].ID))
+	b.is(b.FinishEvent(b.ctx, claimed[0].ID), store.ErrNotFound)
+	b.is(b.RetryEvent(b.ctx, claimed[0].ID, 1, at(1)), store.ErrNotFound)
+	b.ok(b.RetryEvent(b.ctx, claimed[1].ID, 3, at(10)))
+	b.same(b.claimEvents(9, 10), "")
+	again := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(10), 10, ttl)) // though leased until 60
+	want := claimed[1]
+	want.Attempts, want.Due, want.Lease = 3, at(10), at(70)
+	b.same(again, []store.Event{want})
+	b.reopen()
+	b.same(b.claimEvents(1000, 10), "two")
+	b.ok(b.FinishEvent(b.ctx, want.ID))
+	b.same(len(b.events()), 0)
+}
+
+func testEventsOfDeleted(b *rig) {
+	toA := store.Event{Channel: "agent", Target: "a", Message: []byte("b-failed,tell-a"), Created: t0, Due: t0}
+	b.commitEvents("a", event("a-failed", 0), event("a-failed-again", 1))
+	b.commitEvents("b", event("b-failed", 0), toA)
+	b.commitEvents("ab", event("ab-failed", 0))
+	claimed := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(0), 1, ttl))
+	b.ok(b.DeleteAgent(b.ctx, "a"))
+	b.is(b.RetryEvent(b.ctx, claimed[0].ID, 1, at(0)), store.ErrNotFound) // its delivery was under way
+	b.same(b.claimEvents(100, 10), "b-failed ab-failed")
+	b.ok(b.StopAgent(b.ctx, "b"))
+	b.ok(b.ReactivateAgent(b.ctx, "b", at(0)))
+	b.reopen()
+	b.same(b.claimEvents(1000, 10), "b-failed ab-failed")
 }

@@ -11,11 +11,13 @@ import (
 )
 
 func testRecords(t *testing.T, fresh func(testing.TB) Opener) {
-	t.Run("come back as they went in", func(t *testing.T) { testRoundTrip(start(t, fresh)) })
-	t.Run("times are UTC with microseconds", func(t *testing.T) { testTimes(start(t, fresh)) })
-	t.Run("belong to the caller", func(t *testing.T) { testOwnership(start(t, fresh)) })
-	t.Run("have limits", func(t *testing.T) { testLimits(start(t, fresh)) })
-	t.Run("are UTF-8", func(t *testing.T) { testText(start(t, fresh)) })
+	runAll(t, fresh, []test{
+		{"come back as they went in", testRoundTrip},
+		{"times are UTC with microseconds", testTimes},
+		{"belong to the caller", testOwnership},
+		{"have limits", testLimits},
+		{"are UTF-8", testText},
+	})
 }
 
 func testRoundTrip(b *rig) {

@@ -52,6 +52,18 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 	}
 }
 
+// test is one sentence of the contract.
+type test struct {
+	name string
+	run  func(*rig)
+}
+
+func runAll(t *testing.T, fresh func(testing.TB) Opener, tests []test) {
+	for _, c := range tests {
+		t.Run(c.name, func(t *testing.T) { c.run(start(t, fresh)) })
+	}
+}
+
 // rig is an open engine and what most tests need with it.
 type rig struct {
 	testing.TB
@@ -237,11 +249,4 @@ func state(n int) attest.State {
 	s.PCR10[0] = byte(n)
 	s.Keyrings = map[string]string{".ima": fmt.Sprintf(`{"n": %d}`, n)}
 	return s
-}
-
-func (b *rig) differs(verb string, got, before any) {
-	b.Helper()
-	if cmp.Equal(got, before) {
-		b.Fatalf("%s changed nothing", verb)
-	}
 }
