@@ -7,9 +7,12 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
+	"go.uber.org/goleak"
 
 	"keylime/store/storetest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fresh is a new file, and the way to open it.
 func fresh(t testing.TB) storetest.Opener {

@@ -93,7 +93,7 @@ func furnish(t *testing.T, path string) {
 func spoilOne(t *testing.T, path string, in bucket, spoil func([]byte) []byte) {
 	t.Helper()
 	file := raw(t, path)
-	update(t, file, func(tx *bbolt.Tx) error {
+	updateFile(t, file, func(tx *bbolt.Tx) error {
 		key := []byte(odd)
 		switch in {
 		case policyBucket:
@@ -224,7 +224,7 @@ func TestPolicyTextIsChecked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keylime.db")
 	furnish(t, path)
 	file := raw(t, path)
-	update(t, file, func(tx *bbolt.Tx) error {
+	updateFile(t, file, func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(textBucket)).Put(policyKey(store.RuntimePolicy, odd), []byte("{ }"))
 	})
 	if err := file.Close(); err != nil {
@@ -243,7 +243,7 @@ func TestMissingRowsAreIsolated(t *testing.T) { // NT-14
 		path := filepath.Join(t.TempDir(), "keylime.db")
 		furnish(t, path)
 		file := raw(t, path)
-		update(t, file, func(tx *bbolt.Tx) error { return tx.Bucket([]byte(in)).Delete([]byte(odd)) })
+		updateFile(t, file, func(tx *bbolt.Tx) error { return tx.Bucket([]byte(in)).Delete([]byte(odd)) })
 		if err := file.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -252,6 +252,34 @@ func TestMissingRowsAreIsolated(t *testing.T) { // NT-14
 		checkOthers(t, db)
 		checkOdd(t, db, in, &log)
 		mustClose(t, db)
+	}
+}
+
+// A file that was cut off is refused, also where only the text of a policy is missing that nobody asks for yet.
+func TestTruncatedFileIsRefused(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keylime.db")
+	furnish(t, path)
+	db := mustOpen(t, path, Options{})
+	large := store.Policy{Kind: store.RuntimePolicy, Name: "large", Text: make([]byte, 100*os.Getpagesize())}
+	err := db.AddPolicy(context.Background(), large)
+	for range 5 { // whatever else the file needs finds room before the policy
+		err = errors.Join(err, db.StopAgent(context.Background(), "good"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size int64
+	err = db.file.View(func(tx *bbolt.Tx) error { size = tx.Size(); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, db)
+	if err := os.Truncate(path, size-10*int64(os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "cut off") {
+		t.Errorf("error is %v, want one of a file that was cut off", err)
 	}
 }
 

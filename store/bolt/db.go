@@ -136,6 +136,9 @@ func openFile(path string, lockTimeout time.Duration) (file *bbolt.DB, raw *os.F
 	case errors.Is(err, bberrors.ErrInvalid), errors.Is(err, bberrors.ErrChecksum), errors.Is(err, bberrors.ErrVersionMismatch):
 		return nil, nil, fmt.Errorf("not a store, or damaged beyond reading (%w): restore a backup, or move it away to start anew", err)
 	case err != nil:
+		if raw != nil {
+			_ = raw.Close() // bbolt did, unless it panicked
+		}
 		return nil, nil, err
 	}
 	return file, raw, nil
@@ -149,7 +152,7 @@ func checkSize(file *bbolt.DB, raw *os.File) error {
 	}
 	return file.View(func(tx *bbolt.Tx) error {
 		if tx.Size() > info.Size() {
-			return fmt.Errorf("truncated: %d bytes of %d; restore a backup", info.Size(), tx.Size())
+			return fmt.Errorf("file cut off after %d of %d bytes: restore a backup", info.Size(), tx.Size())
 		}
 		return nil
 	})
@@ -170,7 +173,7 @@ func guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("damaged file, restore a backup: %v", p)
+			err = fmt.Errorf("damaged or truncated file, restore a backup: %v", p)
 		}
 	}()
 	return f()

@@ -140,7 +140,6 @@ func (db *DB) Activate(ctx context.Context, id string, rev uint64, now time.Time
 			return err
 		}
 		b.dropPending(id)
-		b.drop(activeBucket, active, id)
 		r.Activated, r.Challenge = store.Time(now), ""
 		b.put(activeBucket, []byte(id), encodeRecord(r))
 		b.indexEK(r, active)

@@ -21,7 +21,7 @@ func raw(t testing.TB, path string) *bbolt.DB {
 	return file
 }
 
-func update(t testing.TB, file *bbolt.DB, f func(tx *bbolt.Tx) error) {
+func updateFile(t testing.TB, file *bbolt.DB, f func(tx *bbolt.Tx) error) {
 	t.Helper()
 	if err := file.Update(f); err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keylime.db")
 	mustClose(t, mustOpen(t, path, Options{}))
 	file := raw(t, path)
-	update(t, file, func(tx *bbolt.Tx) error {
+	updateFile(t, file, func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(metaBucket)).Put(schemaKey, []byte{0, 0, 0, 99})
 	})
 	if err := file.Close(); err != nil {
@@ -83,7 +83,7 @@ func TestFileOfAnotherProgramIsRefused(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "other.db")
 	file := raw(t, path)
-	update(t, file, func(tx *bbolt.Tx) error { return createBuckets(tx, "theirs") })
+	updateFile(t, file, func(tx *bbolt.Tx) error { return createBuckets(tx, "theirs") })
 	if err := file.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,6 @@ type writer struct {
 
 // op is one change. do decides and writes; when it returns an error it has written nothing.
 type op struct {
-	ctx  context.Context
 	do   func(*batch) error
 	done chan error
 }
@@ -60,13 +59,13 @@ func newWriter(db *DB, raw *os.File, commit func(*bbolt.Tx) error) *writer {
 	}
 }
 
-// write runs do in a transaction and returns when that is durable. When it returns the context's error, nothing was
-// written; once the writer has begun, it waits for the outcome.
+// write runs do in a transaction and returns when that is durable. Until the writer takes it up the context can end it;
+// then write waits for the outcome, so that the context's error always means that nothing was written.
 func (db *DB) write(ctx context.Context, do func(*batch) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	o := &op{ctx: ctx, do: do, done: make(chan error, 1)}
+	o := &op{do: do, done: make(chan error, 1)}
 	select {
 	case db.writer.ops <- o:
 		return <-o.done
@@ -134,9 +133,7 @@ func (w *writer) run(ops []*op, flush map[string]*round) error {
 	refused := make([]error, len(ops))
 	happened, err := w.transact(b, func() {
 		for i, o := range ops {
-			if refused[i] = o.ctx.Err(); refused[i] == nil {
-				refused[i] = o.do(b)
-			}
+			refused[i] = o.do(b)
 		}
 		b.flush(flush)
 	})

@@ -114,6 +114,40 @@ func TestPassingRoundIsDurableWithinASecond(t *testing.T) {
 	})
 }
 
+func TestRoundThatEndsDuringAFlushIsFlushedNext(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keylime.db")
+	synctest.Test(t, func(t *testing.T) {
+		var hold atomic.Bool
+		release := make(chan struct{})
+		db := mustOpen(t, path, Options{commit: func(tx *bbolt.Tx) error {
+			if hold.Load() {
+				<-release
+			}
+			return tx.Commit()
+		}})
+		l := enrol(t, db, "a")
+		hold.Store(true)
+		if err := pass(db, l); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // the flush is at its commit
+		if err := pass(db, claim(t, db, "a")); err != nil {
+			t.Fatal(err)
+		}
+		close(release)
+		synctest.Wait()
+		if n := inFileCount(t, db, "a"); n != 1 {
+			t.Errorf("the file has %d rounds, want the one that was flushed", n)
+		}
+		time.Sleep(time.Second)
+		if n := inFileCount(t, db, "a"); n != 2 {
+			t.Errorf("the file has %d rounds, want 2", n)
+		}
+		mustClose(t, db)
+	})
+}
+
 // A disk that does not take what was acknowledged must not be trusted with more: rounds are then refused, not lost.
 func TestRoundsWaitForADiskThatFailed(t *testing.T) { // NT-95
 	t.Parallel()
