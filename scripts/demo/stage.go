@@ -154,6 +154,7 @@ func (s *stage) quiet(ctx context.Context, args ...string) (string, error) {
 	defer cancel()
 	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(ctx, s.binary, args...)
+	cmd.Dir = s.dir
 	cmd.Env, cmd.Stdout, cmd.Stderr = s.env(), &out, &errs
 	if err := cmd.Run(); err != nil {
 		return out.String(), fmt.Errorf("keylime %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))

@@ -78,8 +78,8 @@ func enrol(ctx context.Context, s *stage) error {
 		return err
 	}
 	_, err := s.keylime(ctx, "tenant", "add", "-u", agentID, "-t", "127.0.0.1", "-v", "127.0.0.1",
-		"--cert", s.path("ca"), "--include", s.path("payload"),
-		"--runtime-policy", s.path("policy.json"), "--runtime-policy-name", "web-server")
+		"--cert", "ca", "--include", "payload", "--runtime-policy", "policy.json",
+		"--runtime-policy-name", "web-server")
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func takeBack(ctx context.Context, s *stage) error {
 	if err := writePolicy(s, append(installed, intruder)); err != nil {
 		return err
 	}
-	if _, err := s.keylime(ctx, "tenant", "runtime-policy", "update", "--runtime-policy-name", "web-server", "--runtime-policy", s.path("policy.json")); err != nil {
+	if _, err := s.keylime(ctx, "tenant", "runtime-policy", "update", "--runtime-policy-name", "web-server", "--runtime-policy", "policy.json"); err != nil {
 		return err
 	}
 	before, err := s.status(ctx)
