@@ -73,7 +73,7 @@ func (v *Verifier) options() []option {
 		{"shutdown_drain_timeout", seconds(&v.ShutdownDrainTimeout, 10*time.Second), "time for work under way to finish when stopping, in seconds"},
 		{"severity_labels", list(&v.SeverityLabels, "info", "notice", "warning", "error", "critical", "alert", "emergency"), "severity labels, least severe first"},
 		{"severity_policy", severityRules(&v.SeverityPolicy, SeverityRule{".*", "emergency"}), "severity by event id; the first rule whose expression matches the whole id wins, and no match is the most severe"},
-		{"ignore_tomtou_errors", boolean(&v.IgnoreToMToUErrors, false), "what an IMA violation (file changed while measured) does: false tolerates it, true adds a failure, as Keylime has always read this option"},
+		{"ignore_tomtou_errors", boolean(&v.IgnoreToMToUErrors, true), "accept IMA violations (a file changed while it was measured); false fails the agent for one"},
 		{"revocations.enabled_revocation_notifications", list(&v.Revocations.Enabled, "agent"), "who is told of a failed agent: agent, webhook, zeromq"},
 		{"revocations.zmq_ip", address(&v.Revocations.ZMQIP, "127.0.0.1"), "address that the ZeroMQ publisher listens on"},
 		{"revocations.zmq_port", integer(&v.Revocations.ZMQPort, 8992, 0, 65535), "port that the ZeroMQ publisher listens on"},
