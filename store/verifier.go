@@ -47,7 +47,8 @@ type Schedule interface {
 	// error than ErrLeaseLost the lease still holds, unless the round did happen.
 	Commit(ctx context.Context, l Lease, r Round, now time.Time) error
 	// NextDue is when Claim may next have something for the verifier: the earliest due time, or the expiry of a lease
-	// when that comes first; false when there is neither.
+	// when that comes first; false when there is neither. Every verb that changes an agent may change it, and counts
+	// when it has returned.
 	NextDue(ctx context.Context, verifierID string) (time.Time, bool, error)
 }
 

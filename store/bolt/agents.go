@@ -169,7 +169,7 @@ func (db *DB) complete(ctx context.Context, drafts []draft) ([]store.Agent, erro
 				}
 				var err error
 				if d.Spec, err = decodeSpec(record); err != nil {
-					db.log.Error().Err(err).Str("agent", d.ID).Msg("agent left out: its enrolment cannot be read")
+					db.log.Error().Err(err).Str("agent", d.ID).Msg("Agent left out: its enrolment cannot be read")
 					continue
 				}
 			}

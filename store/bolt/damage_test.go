@@ -180,7 +180,7 @@ func checkOdd(t *testing.T, db *DB, in bucket, log *bytes.Buffer) {
 		isDamaged("PolicyDigest", err)
 		mend = append(mend, db.UpdatePolicy(ctx, store.Policy{Kind: store.RuntimePolicy, Name: odd}))
 	case eventBucket:
-		isLogged("revocation event")
+		isLogged("Revocation event")
 		isDamaged("RetryEvent", db.RetryEvent(ctx, 1, 1, now))
 		mend = append(mend, db.FinishEvent(ctx, 1))
 	}

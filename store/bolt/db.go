@@ -63,7 +63,7 @@ func open(path string, opts Options) (_ *DB, err error) {
 	if err != nil {
 		return nil, err
 	}
-	file, raw, err := openFile(path, opts.LockTimeout)
+	file, raw, err := openFile(path, opts.LockTimeout, log)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func open(path string, opts Options) (_ *DB, err error) {
 		}
 	}()
 	db := &DB{path: path, log: log, file: file, index: newIndex(), mail: newMail()}
-	err = guard(func() error {
+	err = guard(log, func() error {
 		if err := checkSize(file, raw); err != nil {
 			return err
 		}
@@ -108,16 +108,16 @@ func inspect(path string, log zerolog.Logger) (isNew bool, err error) {
 		return false, errors.New("not a regular file")
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		log.Warn().Stringer("mode", mode).Msg("the store can be read by others than its owner; set its mode to 0600")
+		log.Warn().Stringer("mode", mode).Msg("The store can be read by others than its owner; set its mode to 0600")
 	}
 	return info.Size() == 0, nil
 }
 
-func openFile(path string, lockTimeout time.Duration) (file *bbolt.DB, raw *os.File, err error) {
+func openFile(path string, lockTimeout time.Duration, log zerolog.Logger) (file *bbolt.DB, raw *os.File, err error) {
 	if lockTimeout == 0 {
 		lockTimeout = 3 * time.Second
 	}
-	err = guard(func() error {
+	err = guard(log, func() error {
 		file, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout:      lockTimeout,
 			FreelistType: bbolt.FreelistMapType,
@@ -168,12 +168,13 @@ func syncDir(name string) error {
 }
 
 // guard turns the panics by which bbolt reports a damaged file, and the faults of reading past the end of a truncated
-// one, into an error.
-func guard(f func() error) (err error) {
+// one, into an error. The log gets the stack, should it be a bug after all.
+func guard(log zerolog.Logger, f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("damaged or truncated file, restore a backup: %v", p)
+			log.Error().Bytes("stack", debug.Stack()).Msg("Panic while the store was read or written")
+			err = fmt.Errorf("file cannot be read, it may be damaged or truncated: restore a backup (%v)", p)
 		}
 	}()
 	return f()
@@ -188,7 +189,7 @@ func (db *DB) load() error {
 			a, err := loadAgent(string(id), record, rounds.Get(id))
 			if err != nil {
 				db.log.Warn().Err(err).Bytes("agent", id).
-					Msg("agent is not attested: its record cannot be read; delete it and enrol it again")
+					Msg("Agent is not attested: its record cannot be read; delete it and enrol it again")
 				return nil
 			}
 			db.index.load(a)
@@ -199,7 +200,7 @@ func (db *DB) load() error {
 		}
 		return rounds.ForEach(func(id, _ []byte) error {
 			if specs.Get(id) == nil {
-				db.log.Warn().Bytes("agent", id).Msg("agent is not attested: its enrolment is missing; delete it and enrol it again")
+				db.log.Warn().Bytes("agent", id).Msg("Agent is not attested: its enrolment is missing; delete it and enrol it again")
 			}
 			return nil
 		})
@@ -251,7 +252,7 @@ func (db *DB) view(ctx context.Context, f func(tx *bbolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := guard(func() error { return db.file.View(f) })
+	err := guard(db.log, func() error { return db.file.View(f) })
 	if errors.Is(err, bberrors.ErrDatabaseNotOpen) {
 		return store.ErrClosed
 	}

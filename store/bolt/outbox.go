@@ -44,7 +44,7 @@ func (db *DB) ClaimEvents(ctx context.Context, owner string, now time.Time, max 
 			}
 			e, err := eventOf(tx, id)
 			if err != nil {
-				db.log.Error().Err(err).Uint64("event", id).Msg("revocation event cannot be delivered: its record cannot be read")
+				db.log.Error().Err(err).Uint64("event", id).Msg("Revocation event cannot be delivered: its record cannot be read")
 				return true
 			}
 			e.Lease = expires

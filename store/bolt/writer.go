@@ -161,7 +161,7 @@ func (w *writer) run(ops []*op, flush map[string]*round) error {
 // holds it, and may be true together with an error.
 func (w *writer) transact(b *batch, fill func()) (happened bool, err error) {
 	var number uint64
-	err = guard(func() error {
+	err = guard(w.db.log, func() error {
 		if err := w.confirm(); err != nil {
 			return err
 		}
@@ -201,7 +201,7 @@ func nextBatch(tx *bbolt.Tx) uint64 {
 
 // lastBatch asks the file for the last transaction that it holds; 0 when it cannot say.
 func (w *writer) lastBatch() (number uint64) {
-	_ = guard(func() error {
+	_ = guard(w.db.log, func() error {
 		return w.db.file.View(func(tx *bbolt.Tx) error {
 			number = nextBatch(tx) - 1
 			return nil
@@ -238,9 +238,9 @@ func (w *writer) report(err error) {
 	was := w.failing.Swap(err != nil)
 	switch {
 	case err != nil && !was:
-		w.db.log.Error().Err(err).Msg("the store cannot be written; rounds are not acknowledged until it can")
+		w.db.log.Error().Err(err).Msg("The store cannot be written; rounds are not acknowledged until it can")
 	case err == nil && was:
-		w.db.log.Info().Msg("the store can be written again")
+		w.db.log.Info().Msg("The store can be written again")
 	}
 }
 

@@ -31,7 +31,7 @@ func fillValue(r *rand.Rand, v reflect.Value) {
 	case reflect.Bool:
 		v.SetBool(r.IntN(2) == 0)
 	case reflect.Int:
-		v.SetInt(int64(r.IntN(1<<31) - 1<<30))
+		v.SetInt(int64(r.Int32()) - 1<<30)
 	case reflect.Uint8:
 		v.SetUint(uint64(r.IntN(256)))
 	case reflect.Uint64:
