@@ -84,6 +84,13 @@ func (q *queue) run(ctx context.Context, id string) (time.Time, bool) {
 	return q.due[id], true
 }
 
+// times is how often a job ran so far.
+func (q *queue) times(id string) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.ran[id]
+}
+
 func (q *queue) next(context.Context) (time.Time, bool, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -142,8 +149,8 @@ func TestSchedulerIsWoken(t *testing.T) {
 		q.add("a", time.Now())
 		s.wake()
 		time.Sleep(50 * time.Millisecond)
-		if q.ran["a"] != 1 {
-			t.Errorf("ran %d times within 50 ms of the wake-up", q.ran["a"])
+		if n := q.times("a"); n != 1 {
+			t.Errorf("ran %d times within 50 ms of the wake-up", n)
 		}
 		time.Sleep(3 * time.Second)
 	})
