@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -227,7 +229,7 @@ func (a *agent) register(ctx context.Context) error {
 		activate: func(ctx context.Context, blob []byte) ([]byte, error) {
 			return a.tpm.ActivateCredential(ctx, a.ek, a.attester.loaded(), blob)
 		},
-		retry: backoff{first: a.cfg.BackoffInitialDelay, longest: a.cfg.BackoffMaxDelay, retries: a.cfg.BackoffMaxRetries},
+		retry: a.backoff(),
 		log:   a.log,
 	}.run(ctx)
 }
@@ -254,6 +256,9 @@ func (a *agent) serve(ctx context.Context) error {
 	defer stop()
 	group.Go(func() { revoker.run(workers) })
 	group.Go(func() { payloads.run(workers) })
+	if a.cfg.EnableRevocationNotifications {
+		group.Go(func() { a.subscription(revoker).run(workers) })
+	}
 	return a.listen(ctx, server.handler())
 }
 
@@ -268,6 +273,18 @@ func (a *agent) newRevoker() *revoker {
 		workDir: a.cfg.KeylimeDir, agentID: a.id, log: a.log,
 		payloadFiles: new(sync.RWMutex), queue: make(chan api.Notification, maxRevocations), seen: digests{max: maxSeen},
 	}
+}
+
+func (a *agent) subscription(r *revoker) subscription {
+	port := strconv.Itoa(a.cfg.RevocationNotificationPort)
+	return subscription{
+		address: net.JoinHostPort(strings.Trim(a.cfg.RevocationNotificationIP, "[]"), port), submit: r.submit,
+		retry: a.backoff(), log: a.log,
+	}
+}
+
+func (a *agent) backoff() backoff {
+	return backoff{first: a.cfg.BackoffInitialDelay, longest: a.cfg.BackoffMaxDelay, retries: a.cfg.BackoffMaxRetries}
 }
 
 func (a *agent) newPayloads(r *revoker) *payloads {

@@ -66,8 +66,11 @@ func (r *revoker) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case n := <-r.queue:
-			if err := r.handle(ctx, n); err != nil {
-				r.log.Error().Err(err).Str("audit", "revocation").Msg("revocation message ignored or not carried out in full")
+			switch err := r.handle(ctx, n); {
+			case errors.Is(err, errIgnored):
+				r.log.Warn().Err(err).Str("audit", "revocation").Msg("revocation message ignored")
+			case err != nil:
+				r.log.Error().Err(err).Str("audit", "revocation").Msg("revocation was not carried out in full")
 			}
 		}
 	}
@@ -105,11 +108,16 @@ func readSigner(file string) (*rsa.PublicKey, error) {
 	return key, nil
 }
 
+// errIgnored marks a message that is not to be believed or was carried out before.
+var errIgnored = errors.New("ignored")
+
 func (r *revoker) handle(ctx context.Context, n api.Notification) error {
 	message, err := r.accept(n)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errIgnored, err)
 	}
+	r.log.Info().Str("audit", "revocation").Interface("agent_id", message["agent_id"]).Interface("event_id", message["event_id"]).
+		Msg("revocation received")
 	r.payloadFiles.RLock()
 	defer r.payloadFiles.RUnlock()
 	names, err := r.payloadActions()

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"keylime/internal/zmtp"
 )
 
 // Limits of the publisher. Anybody who reaches the port may subscribe, as with every PUB socket, so each of
@@ -15,6 +17,7 @@ import (
 const (
 	maxSubscribers  = 256
 	maxTopics       = 64   // subscriptions of one subscriber
+	maxIncoming     = 4096 // bytes of a frame that a subscriber sends: a subscription
 	highWaterMark   = 1000 // messages kept for a subscriber that reads slowly; later ones are dropped for it
 	zmqWriteTimeout = 10 * time.Second
 	zmqHandshake    = 10 * time.Second
@@ -129,13 +132,13 @@ func (p *Publisher) serve(s *subscriber) {
 		_ = s.conn.Close()
 	}()
 	_ = s.conn.SetDeadline(time.Now().Add(zmqHandshake))
-	if err := handshake(s.conn); err != nil {
+	if err := zmtp.Handshake(s.conn, "PUB"); err != nil {
 		return
 	}
 	_ = s.conn.SetDeadline(time.Time{})
 	p.wg.Go(s.write)
 	for {
-		f, err := readFrame(s.conn)
+		f, err := zmtp.ReadFrame(s.conn, maxIncoming)
 		if err != nil || !p.subscribe(s, f) {
 			return
 		}
@@ -144,15 +147,15 @@ func (p *Publisher) serve(s *subscriber) {
 
 // subscribe applies one frame of a subscriber: a message 0x01‖topic or 0x00‖topic, or the command of the same
 // meaning that later revisions of ZMTP use. Others are ignored. It reports whether the subscriber may stay.
-func (p *Publisher) subscribe(s *subscriber, f frame) bool {
+func (p *Publisher) subscribe(s *subscriber, f zmtp.Frame) bool {
 	add, topic := false, []byte(nil)
 	switch {
-	case f.command && bytes.HasPrefix(f.body, []byte("\x09SUBSCRIBE")):
-		add, topic = true, f.body[len("\x09SUBSCRIBE"):]
-	case f.command && bytes.HasPrefix(f.body, []byte("\x06CANCEL")):
-		topic = f.body[len("\x06CANCEL"):]
-	case !f.command && len(f.body) > 0 && f.body[0] <= 1:
-		add, topic = f.body[0] == 1, f.body[1:]
+	case f.Command && bytes.HasPrefix(f.Body, []byte("\x09SUBSCRIBE")):
+		add, topic = true, f.Body[len("\x09SUBSCRIBE"):]
+	case f.Command && bytes.HasPrefix(f.Body, []byte("\x06CANCEL")):
+		topic = f.Body[len("\x06CANCEL"):]
+	case !f.Command && len(f.Body) > 0 && f.Body[0] <= 1:
+		add, topic = f.Body[0] == 1, f.Body[1:]
 	default:
 		return true
 	}
@@ -184,7 +187,7 @@ func (s *subscriber) write() {
 			return
 		case message := <-s.queue:
 			_ = s.conn.SetWriteDeadline(time.Now().Add(zmqWriteTimeout))
-			if err := writeFrame(s.conn, frame{body: message}); err != nil {
+			if err := zmtp.WriteFrame(s.conn, zmtp.Frame{Body: message}); err != nil {
 				_ = s.conn.Close()
 				return
 			}
