@@ -64,6 +64,9 @@ func (t *Tenant) admit(ctx context.Context, o *options) (e *enrolment, err error
 	if e.appraisal, err = t.appraisal(ctx, o); err != nil {
 		return nil, err
 	}
+	if e.appraisal.demandsNothing() {
+		t.warn("no policy is given: the verifier will check the identity of the agent's TPM, and nothing that runs on the machine")
+	}
 	if e.delivery, err = t.prepareDelivery(o); err != nil {
 		return nil, err
 	}
@@ -182,7 +185,6 @@ func (t *Tenant) verifyKey(ctx context.Context, e *enrolment) error {
 		return err
 	}
 	want := []byte(e.delivery.keys.mac(challenge))
-	said := false
 	proven, err := t.patience.poll(ctx, func() (bool, error) {
 		answer, err := e.agent.client.KeyVerify(ctx, e.agent.version, challenge)
 		if err != nil {
@@ -194,10 +196,7 @@ func (t *Tenant) verifyKey(ctx context.Context, e *enrolment) error {
 		}
 		return hmac.Equal([]byte(answer.HMAC), want), nil
 	}, func(left time.Duration) {
-		if !said {
-			t.note("agent %s: waiting up to %v for the key to arrive (Ctrl-C stops waiting)", e.machine.agent, left.Round(time.Second))
-			said = true
-		}
+		t.note("agent %s: waiting up to %v for the key to arrive (Ctrl-C stops waiting)", e.machine.agent, left.Round(time.Second))
 	})
 	if err == nil && !proven {
 		err = failure(exitUntrusted, "its log says why; `keylime tenant status` whether the verifier could attest it. Then delete and add it again", "agent %s did not derive the key from its shares", e.machine.agent)

@@ -74,7 +74,7 @@ func TestNothingIsGivenToWhoIsNotTrusted(t *testing.T) {
 		}, exitUntrusted, "identity quote"},
 		{"another agent answers at the address", func(t *testing.T, s *stage, _ map[string]string) {
 			s.record.MTLSCert = &newStage(t, "ecc256").cert
-		}, exitUnreachable, "certificate"},
+		}, exitUntrusted, "another certificate"},
 		{"transport key replaced on the way", func(t *testing.T, s *stage, _ map[string]string) {
 			_, other := transportKey(t, 1)
 			s.agent.on("GET /v2.6/quotes/identity", func(w http.ResponseWriter, r *http.Request) {

@@ -40,7 +40,6 @@ func (t *Tenant) remove(ctx context.Context, o *options) (*removal, error) {
 
 // awaitRemoval waits for the verifier to finish the round in flight and drop the agent.
 func (t *Tenant) awaitRemoval(ctx context.Context, agent string) error {
-	said := false
 	gone, err := t.patience.poll(ctx, func() (bool, error) {
 		_, err := t.verifierStatus(ctx, agent)
 		if exitCode(err) == exitNotFound {
@@ -48,10 +47,7 @@ func (t *Tenant) awaitRemoval(ctx context.Context, agent string) error {
 		}
 		return false, err
 	}, func(left time.Duration) {
-		if !said {
-			t.note("agent %s: waiting up to %v for the verifier to drop it", agent, left.Round(time.Second))
-			said = true
-		}
+		t.note("agent %s: waiting up to %v for the verifier to drop it", agent, left.Round(time.Second))
 	})
 	if err == nil && !gone {
 		err = failure(exitFailed, "ask again with `keylime tenant cvstatus`; a verifier that was restarted may need `keylime tenant delete` once more", "%v still has agent %s", t.verifier.peer, agent)

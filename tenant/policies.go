@@ -35,6 +35,11 @@ type appraisal struct {
 	mbPolicyName      string
 }
 
+// demandsNothing: no PCR but the one that binds the transport key is asked for.
+func (a appraisal) demandsNothing() bool { return a.tpmPolicy == tpmPolicyOfNothing }
+
+const tpmPolicyOfNothing = `{"mask": "0x0"}`
+
 // appraisal reads and checks the policies that the options name. Nothing is asked of any server of Keylime.
 func (t *Tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
 	a := appraisal{runtimePolicyName: o.runtimePolicyName, mbPolicyName: o.mbPolicyName}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"keylime/internal/api"
+	"keylime/internal/pki"
 	"keylime/tpm"
 )
 
@@ -53,7 +54,7 @@ func (t *Tenant) proveIdentity(ctx context.Context, r *registration, a *agent) (
 func temporary(err error) bool {
 	var answer *api.Error
 	if !errors.As(err, &answer) {
-		return !errors.Is(err, context.Canceled) && tlsHint(peer{}, err) == ""
+		return !errors.Is(err, context.Canceled) && !errors.Is(err, pki.ErrOtherCertificate) && tlsHint(err) == ""
 	}
 	return answer.Status == http.StatusServiceUnavailable || answer.Status == http.StatusGatewayTimeout
 }

@@ -2,11 +2,12 @@ package tenant
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"keylime/internal/api"
+	"keylime/internal/policy"
 )
 
 // addresses are where registrar and verifier were asked, for the lines that name them.
@@ -106,6 +107,9 @@ func verdictTint(status string) tint {
 }
 
 func (r agentReport) people(s *screen) {
+	if r.orNothing() == nil {
+		return
+	}
 	s.field("agent", r.agent)
 	if r.registrar != nil {
 		r.peopleRegistrar(s)
@@ -155,7 +159,7 @@ func (r agentReport) peopleVerifier(s *screen) {
 // policySummary says what the agent is held to. An agent that is held to nothing passes, so that must be seen.
 func policySummary(v *api.VerifierAgent) string {
 	var parts []string
-	if v.HasRuntimePolicy != 0 {
+	if judgedByRuntimePolicy(v) {
 		name := "runtime policy"
 		if v.RuntimePolicyName != "" {
 			name += " " + v.RuntimePolicyName
@@ -168,16 +172,21 @@ func policySummary(v *api.VerifierAgent) string {
 	if v.HasMBRefstate != 0 {
 		parts = append(parts, "measured boot")
 	}
-	var tpmPolicy map[string]json.RawMessage
-	if json.Unmarshal([]byte(v.TPMPolicy), &tpmPolicy) == nil {
-		if digests := len(tpmPolicy) - 1; digests > 0 {
-			parts = append(parts, fmt.Sprintf("digests of %d PCRs", digests))
-		}
+	if pcrs, err := policy.ParsePCR(v.TPMPolicy); err == nil && pcrs.Constrained() != 0 {
+		parts = append(parts, fmt.Sprintf("digests of PCRs %v", pcrs.Constrained().PCRs()))
 	}
 	if len(parts) == 0 {
 		return "none: only the TPM's identity is checked"
 	}
 	return strings.Join(parts, ", ")
+}
+
+// judgedByRuntimePolicy: a verifier that does not say by what it judges shows it as has_runtime_policy.
+func judgedByRuntimePolicy(v *api.VerifierAgent) bool {
+	if v.Appraises != nil {
+		return slices.Contains(v.Appraises, "runtime_policy")
+	}
+	return v.HasRuntimePolicy != 0
 }
 
 // program is the shape of all reports on one agent.
