@@ -9,7 +9,7 @@ import (
 )
 
 // remove ends an agent's enrolment and waits until it is gone. An agent that is not enrolled is no error.
-func (t *Tenant) remove(ctx context.Context, o *options) (*removal, error) {
+func (t *tenant) remove(ctx context.Context, o *options) (*removal, error) {
 	r := &removal{agent: o.agent, at: t.addresses()}
 	if !o.noVerifierCheck {
 		status, err := t.verifierStatus(ctx, o.agent)
@@ -39,7 +39,7 @@ func (t *Tenant) remove(ctx context.Context, o *options) (*removal, error) {
 }
 
 // awaitRemoval waits for the verifier to finish the round in flight and drop the agent.
-func (t *Tenant) awaitRemoval(ctx context.Context, agent string) error {
+func (t *tenant) awaitRemoval(ctx context.Context, agent string) error {
 	gone, err := t.patience.poll(ctx, func() (bool, error) {
 		_, err := t.verifierStatus(ctx, agent)
 		if exitCode(err) == exitNotFound {
@@ -55,7 +55,7 @@ func (t *Tenant) awaitRemoval(ctx context.Context, agent string) error {
 	return err
 }
 
-func deleteAgent(ctx context.Context, t *Tenant, o *options) (report, error) {
+func deleteAgent(ctx context.Context, t *tenant, o *options) (report, error) {
 	r, err := t.remove(ctx, o)
 	if r == nil {
 		return nil, err
@@ -64,7 +64,7 @@ func deleteAgent(ctx context.Context, t *Tenant, o *options) (report, error) {
 }
 
 // reactivate has the verifier attest a failed agent again.
-func reactivate(ctx context.Context, t *Tenant, o *options) (report, error) {
+func reactivate(ctx context.Context, t *tenant, o *options) (report, error) {
 	if !o.noVerifierCheck {
 		if _, err := t.verifierStatus(ctx, o.agent); err != nil {
 			return nil, err
@@ -81,7 +81,7 @@ func reactivate(ctx context.Context, t *Tenant, o *options) (report, error) {
 }
 
 // deregister removes an agent from the registrar. One that is not there is no error.
-func deregister(ctx context.Context, t *Tenant, o *options) (report, error) {
+func deregister(ctx context.Context, t *tenant, o *options) (report, error) {
 	v, err := t.registrarVersion(ctx)
 	if err != nil {
 		return nil, err

@@ -28,7 +28,7 @@ type identity struct {
 }
 
 // proveIdentity asks the agent for an identity quote, with a fresh nonce for each try, and checks it.
-func (t *Tenant) proveIdentity(ctx context.Context, r *registration, a *agent) (identity, error) {
+func (t *tenant) proveIdentity(ctx context.Context, r *registration, a *agent) (identity, error) {
 	var id identity
 	err := t.patience.retry(ctx, func() (final bool, err error) {
 		nonce, err := randomText(t.random, nonceLength)
@@ -69,16 +69,15 @@ func checkQuote(r *registration, nonce string, res api.QuoteResults, accept acce
 	if err != nil || !slices.Contains(accept.hash, res.HashAlg) {
 		return identity{}, fmt.Errorf("hash algorithm %q is not in accept_tpm_hash_algs", res.HashAlg)
 	}
-	// What the key is counts, and what the agent says must agree with the list too: the verifier goes by that.
-	for _, alg := range []string{res.EncAlg, r.ak.EncAlg()} {
-		if !acceptsEnc(accept.enc, alg) {
-			return identity{}, fmt.Errorf("encryption algorithm %q is not in accept_tpm_encryption_algs", alg)
-		}
-	}
-	for _, alg := range []string{res.SignAlg, r.ak.SignAlg()} {
-		if !slices.Contains(accept.sign, alg) {
-			return identity{}, fmt.Errorf("signing algorithm %q is not in accept_tpm_signing_algs", alg)
-		}
+	switch {
+	case !tpm.AcceptsKeyType(accept.enc, res.EncAlg):
+		return identity{}, fmt.Errorf("encryption algorithm %q is not in accept_tpm_encryption_algs", res.EncAlg)
+	case tpm.KeyType(res.EncAlg) != r.ak.EncAlg():
+		return identity{}, fmt.Errorf("encryption algorithm %q is not that of the AK, %s", res.EncAlg, r.ak.EncAlg())
+	case !slices.Contains(accept.sign, res.SignAlg):
+		return identity{}, fmt.Errorf("signing algorithm %q is not in accept_tpm_signing_algs", res.SignAlg)
+	case res.SignAlg != r.ak.SignAlg():
+		return identity{}, fmt.Errorf("signing algorithm %q is not that of the AK, %s", res.SignAlg, r.ak.SignAlg())
 	}
 	if res.PubKey == nil {
 		return identity{}, errors.New("the answer lacks pubkey")
@@ -116,21 +115,6 @@ func parseTransportKey(text string) (*rsa.PublicKey, error) {
 		return nil, errors.New("transport key: want RSA of 2048 to 8192 bits")
 	}
 	return public, nil
-}
-
-// acceptsEnc: agents before API 2.5 say "rsa" and "ecc" for rsa2048 and ecc256, and so do lists.
-func acceptsEnc(list []string, alg string) bool {
-	return slices.ContainsFunc(list, func(a string) bool { return a == alg || sized(a) == sized(alg) })
-}
-
-func sized(alg string) string {
-	switch alg {
-	case "rsa":
-		return "rsa2048"
-	case "ecc":
-		return "ecc256"
-	}
-	return alg
 }
 
 // cause is an error's message without its hint.

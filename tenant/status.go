@@ -16,12 +16,12 @@ type addresses struct {
 	registrarPort, verifierPort int
 }
 
-func (t *Tenant) addresses() addresses {
+func (t *tenant) addresses() addresses {
 	return addresses{t.registrar.host, t.verifier.host, t.registrar.port, t.verifier.port}
 }
 
 // verifierStatus asks the verifier for one agent.
-func (t *Tenant) verifierStatus(ctx context.Context, agent string) (*api.VerifierAgent, error) {
+func (t *tenant) verifierStatus(ctx context.Context, agent string) (*api.VerifierAgent, error) {
 	v, err := t.verifierVersion(ctx)
 	if err != nil {
 		return nil, err
@@ -39,8 +39,8 @@ func (t *Tenant) verifierStatus(ctx context.Context, agent string) (*api.Verifie
 }
 
 // statusOf makes a command that reports on one agent from registrar, verifier or both.
-func statusOf(registrar, verifier bool) func(context.Context, *Tenant, *options) (report, error) {
-	return func(ctx context.Context, t *Tenant, o *options) (report, error) {
+func statusOf(registrar, verifier bool) func(context.Context, *tenant, *options) (report, error) {
+	return func(ctx context.Context, t *tenant, o *options) (report, error) {
 		r := agentReport{agent: o.agent, at: t.addresses(), push: o.pushModel}
 		if registrar {
 			record, err := t.lookup(ctx, o.agent)
