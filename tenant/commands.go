@@ -164,8 +164,12 @@ func (o *options) tenant(notes io.Writer) (*tenant, error) {
 	}
 	var ca config.CA
 	if o.certDir != "" {
-		if ca, _, err = config.LoadCA(config.System(o.configFile, nil)); err != nil {
+		ca, rep, err = config.LoadCA(config.System(o.configFile, nil))
+		if err != nil {
 			return nil, failure(exitUsage, hint, "configuration: %w", err)
+		}
+		for _, w := range rep.Warnings {
+			fmt.Fprintln(notes, "warning: "+w)
 		}
 	}
 	return newTenant(cfg, ca, notes)

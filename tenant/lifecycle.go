@@ -66,8 +66,12 @@ func deleteAgent(ctx context.Context, t *tenant, o *options) (report, error) {
 // reactivate has the verifier attest a failed agent again.
 func reactivate(ctx context.Context, t *tenant, o *options) (report, error) {
 	if !o.noVerifierCheck {
-		if _, err := t.verifierStatus(ctx, o.agent); err != nil {
+		status, err := t.verifierStatus(ctx, o.agent)
+		if err != nil {
 			return nil, err
+		}
+		if status.OperationalState == stateStopped {
+			t.warn("agent %s was stopped; a verifier of another make may keep it so: then delete and add it", o.agent)
 		}
 	}
 	v, err := t.verifierVersion(ctx)

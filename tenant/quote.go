@@ -40,14 +40,31 @@ func (t *tenant) proveIdentity(ctx context.Context, r *registration, a *agent) (
 			return !temporary(err), asking(a.peer, "ask for an identity quote", err)
 		}
 		id, err = checkQuote(r, nonce, res, t.accepted())
-		if err != nil {
-			err = failure(exitUntrusted, "do not enrol this agent before the cause is known; its registration must be of this TPM and this boot", "identity quote of agent %s at %s: %w", r.agent, a.peer.addr, err)
-		}
-		return !errors.Is(err, tpm.ErrClockUnsafe), err
+		return !errors.Is(err, tpm.ErrClockUnsafe), distrust(r, a, err)
 	}, func(n int, wait time.Duration, err error) {
 		t.note("%v; try %d of %d in %v (Ctrl-C stops)", cause(err), n+1, t.patience.tries, wait)
 	})
 	return id, err
+}
+
+// distrust says what a quote that did not verify means for the operator.
+func distrust(r *registration, a *agent, err error) error {
+	if err == nil {
+		return nil
+	}
+	hint := "do not enrol this agent before the cause is known: its registration must be of the TPM that answers"
+	var refused notAccepted
+	if errors.As(err, &refused) {
+		hint = "if it is strong enough for you, add it to " + refused.option + " of [tenant]"
+	}
+	return failure(exitUntrusted, hint, "identity quote of agent %s at %s: %w", r.agent, a.peer.addr, err)
+}
+
+// notAccepted is an algorithm that the configuration does not list.
+type notAccepted struct{ kind, alg, option string }
+
+func (n notAccepted) Error() string {
+	return fmt.Sprintf("%s algorithm %q is not in %s", n.kind, n.alg, n.option)
 }
 
 // temporary reports whether asking again may help: the agent gave no answer, or said that it is busy.
@@ -67,15 +84,15 @@ type acceptance struct{ hash, enc, sign []string }
 func checkQuote(r *registration, nonce string, res api.QuoteResults, accept acceptance) (identity, error) {
 	bank, err := tpm.ParseHash(res.HashAlg)
 	if err != nil || !slices.Contains(accept.hash, res.HashAlg) {
-		return identity{}, fmt.Errorf("hash algorithm %q is not in accept_tpm_hash_algs", res.HashAlg)
+		return identity{}, notAccepted{"hash", res.HashAlg, "accept_tpm_hash_algs"}
 	}
 	switch {
 	case !tpm.AcceptsKeyType(accept.enc, res.EncAlg):
-		return identity{}, fmt.Errorf("encryption algorithm %q is not in accept_tpm_encryption_algs", res.EncAlg)
+		return identity{}, notAccepted{"encryption", res.EncAlg, "accept_tpm_encryption_algs"}
 	case tpm.KeyType(res.EncAlg) != r.ak.EncAlg():
 		return identity{}, fmt.Errorf("encryption algorithm %q is not that of the AK, %s", res.EncAlg, r.ak.EncAlg())
 	case !slices.Contains(accept.sign, res.SignAlg):
-		return identity{}, fmt.Errorf("signing algorithm %q is not in accept_tpm_signing_algs", res.SignAlg)
+		return identity{}, notAccepted{"signing", res.SignAlg, "accept_tpm_signing_algs"}
 	case res.SignAlg != r.ak.SignAlg():
 		return identity{}, fmt.Errorf("signing algorithm %q is not that of the AK, %s", res.SignAlg, r.ak.SignAlg())
 	}

@@ -88,6 +88,8 @@ var stateLabels = [...]string{
 	"Failed", "Terminated", "Invalid Quote", "Tenant Quote Failed",
 }
 
+const stateStopped = 10 // after a failed --verify
+
 func stateLabel(state int) string {
 	if state < 0 || state >= len(stateLabels) {
 		return fmt.Sprintf("State %d", state)

@@ -63,7 +63,7 @@ func (t *tenant) clientTLS(host string) (*tls.Config, error) {
 }
 
 func (t *tenant) httpClient(settings *tls.Config) *http.Client {
-	return &http.Client{Timeout: t.cfg.RequestTimeout, Transport: &http.Transport{TLSClientConfig: settings, ForceAttemptHTTP2: true}}
+	return &http.Client{Timeout: t.cfg.RequestTimeout, Transport: &http.Transport{TLSClientConfig: settings}}
 }
 
 // note tells the user what takes time; warn what they should know.
