@@ -48,6 +48,7 @@ var imports = []struct {
 	{"verifier", "internal/api internal/daemon internal/web internal/config internal/pki internal/notify internal/strictjson internal/attest internal/policy store ima tpm", "appraises; touches no TPM"},
 	{"tenant", "internal/api internal/config internal/daemon internal/pki internal/policy internal/strictjson tpm", "a client; holds no store"},
 	{".", "agent registrar verifier tenant internal/config internal/daemon store store/bolt", "composes the roles"},
+	{"internal/isolated", "", "tests only"},
 	{"internal/e2e", "", "tests only"},
 	{"scripts/demo", "internal/swtpm", "drives the executable as a user would"},
 }

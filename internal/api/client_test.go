@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"keylime/internal/api"
+	"keylime/internal/isolated"
 )
 
 // answering serves every request with one answer.
@@ -122,6 +123,9 @@ func TestRefusalsKeepTheirText(t *testing.T) {
 // NT-47
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	t.Parallel()
+	if !isolated.Run(t) {
+		return
+	}
 	reached := false
 	inner := serving(t, func(http.ResponseWriter, *http.Request) { reached = true })
 	for _, status := range []int{301, 302, 303, 307, 308} {
