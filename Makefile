@@ -63,4 +63,4 @@ setup:
 	@sh scripts/setup.sh tpm
 
 setup-test:
-	@sh scripts/setup.sh tpm race peer $(PEER_VENV)
+	@sh scripts/setup.sh tpm tools peer $(PEER_VENV)

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Installs what the demo and the tests need on a Debian machine and does nothing where it is there already.
 #
-#   setup.sh [tpm] [race] [peer VENV]
+#   setup.sh [tpm] [tools] [peer VENV]
 #
 #   tpm    a software TPM with tools to make its EK certificate (swtpm, swtpm-tools)
-#   race   a C compiler, which Go's race detector needs
+#   tools  a C compiler, which Go's race detector needs, and programs that tests compare with (tpm2-tools, openssl)
 #   peer   upstream's Python roles in a virtual environment, as a peer to test against
 set -eu
 
@@ -26,10 +26,12 @@ tpm() {
 	if ! has swtpm || ! has swtpm_setup || ! has swtpm_localca; then install swtpm swtpm-tools; fi
 }
 
-race() {
-	if ! has gcc; then install gcc libc6-dev; fi
-	# Tests that must not reach anything run in a network namespace of their own.
-	if ! has ip || ! has unshare; then install iproute2 util-linux; fi
+tools() {
+	has gcc || install gcc libc6-dev
+	has tpm2_checkquote || install tpm2-tools
+	has openssl || install openssl
+	has setpriv || install util-linux
+	has python3 || install python3
 }
 
 peer() { # venv
@@ -54,9 +56,9 @@ peer() { # venv
 
 while [ $# -gt 0 ]; do
 	case $1 in
-	tpm | race) "$1" ;;
+	tpm | tools) "$1" ;;
 	peer) peer "$2"; shift ;;
-	*) echo "usage: setup.sh [tpm] [race] [peer VENV]" >&2; exit 2 ;;
+	*) echo "usage: setup.sh [tpm] [tools] [peer VENV]" >&2; exit 2 ;;
 	esac
 	shift
 done
