@@ -40,6 +40,8 @@ var imports = []struct {
 	{"internal/recorded", "", "bottom: test data"},
 	{"internal/fleet", "tpm", "software attesters: they speak as agents do"},
 	{"internal/swtpm", "tpm tpm/device internal/fleet", "a software TPM for the demo and the tests; its measurement list is written as fleet writes one"},
+	{"internal/policytool/collect", "", "bottom: digests of files, whatever they were read from"},
+	{"internal/policytool/unpack", "", "bottom: decompression"},
 	{"internal/daemon", "internal/config", "what the daemons' command lines share"},
 	{"agent", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson internal/zmtp tpm tpm/device", "the attester holds no store and decides nothing"},
 	{"registrar", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson store tpm", "proves AKs; appraises nothing"},
