@@ -13,4 +13,9 @@ const (
 	maxExcludeBytes = 512 << 10
 	// maxPCRBytes: 24 PCRs with hundreds of digests each.
 	maxPCRBytes = 1 << 20
+	// A policy has one signer, or some while keys are exchanged. A key's id may be a whole certificate; P-521 signatures
+	// have 139 bytes.
+	maxSignatures = 16
+	maxKeyID      = 16 << 10
+	maxSig        = 256
 )

@@ -1,9 +1,6 @@
 package policy
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -12,32 +9,34 @@ import (
 	"keylime/tpm"
 )
 
-// CompileRuntime validates and compiles a runtime policy's text. Its error is an *Error, whose text is the REST API's
+// CompileRuntime validates and compiles a runtime policy's text, plain or in a DSSE envelope, whose signatures are not
+// its concern. Its error is an *Error, whose text is the REST API's
 // answer, as in "Runtime policy is malformatted: 'meta' is a required property".
 //
 // The text must be JSON of Keylime's schema; properties that the schema does not name are allowed and ignored. Of
 // several violations the error names the one nearest to the root, the first of these.
 func CompileRuntime(text []byte) (*Runtime, error) {
-	switch {
-	case len(text) == 0:
-		return nil, &Error{"No IMA policy provided!"}
-	case len(text) > maxRuntimeBytes:
-		return nil, &Error{fmt.Sprintf("Runtime policy of %d bytes exceeds %d", len(text), maxRuntimeBytes)}
+	d, err := OpenDocument(text)
+	if err != nil {
+		return nil, err
 	}
+	return d.Compile()
+}
+
+// compileRuntime compiles a policy's own text.
+func compileRuntime(text []byte) (*Runtime, error) {
 	c := runtimeCompiler{schema: schema{r: strictjson.NewReader(string(text), maxDepth)}}
 	if err := c.root(); err != nil {
 		return nil, &Error{"Runtime policy is not valid JSON! " + err.Error()}
 	}
 	if c.fault != "" {
-		return nil, &Error{"Runtime policy is malformatted: " + c.fault}
+		return nil, &Error{malformed + c.fault}
 	}
 	excludes, err := compileExcludes(c.patterns)
 	if err != nil {
 		return nil, err
 	}
-	digest := sha256.Sum256(text)
 	out := c.out
-	out.digest = hex.EncodeToString(digest[:])
 	out.digests, out.keyrings, out.buffers = c.digests.table(), c.keyrings.table(), c.buffers.table()
 	out.excludes = excludes
 	return &out, nil
