@@ -66,8 +66,11 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 		Writer:         out,
 		ErrWriter:      errs,
 		ExitErrHandler: func(*cli.Context, error) {}, // status below decides
-		CommandNotFound: func(c *cli.Context, name string) {
-			fmt.Fprintf(errs, "keylime: no command %q; keylime --help lists them\n", name)
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return cli.Exit(fmt.Sprintf("no command %q; keylime --help lists them", c.Args().First()), 2)
+			}
+			return cli.ShowAppHelp(c)
 		},
 	}
 	return status(app.RunContext(ctx, args), errs)

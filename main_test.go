@@ -5,8 +5,10 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,6 +50,7 @@ var imports = []struct {
 	{"verifier", "internal/api internal/daemon internal/web internal/config internal/pki internal/notify internal/strictjson internal/attest internal/policy store ima tpm", "appraises; touches no TPM"},
 	{"tenant", "internal/api internal/config internal/daemon internal/pki internal/policy internal/strictjson tpm", "a client; holds no store"},
 	{".", "agent registrar verifier tenant internal/config internal/daemon store store/bolt", "composes the roles"},
+	{"internal/isolated", "", "tests only"},
 	{"internal/e2e", "", "tests only"},
 	{"scripts/demo", "internal/swtpm", "drives the executable as a user would"},
 }
@@ -128,6 +131,38 @@ func TestSizes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// negativeTests are the attacks of the catalogue that this release must withstand.
+const negativeTests = `
+	01 02 03 04 05 06 07 08 09 10 11 12 13 14 15 16 17 18 19 1A 1B
+	20 21 22 23 24 25 26 27 28 29 30 31 34 35 36 37 38 39 3A 3B 3C 3D
+	40 41 45 46 47 49 50 51 52 53 54 55 56 57 58 59
+	60 61 62 63 64 65 66 67 68 69 70 71 72 73
+	90 92 93 94 95 97 98`
+
+// TestNegativeTests holds that each known attack has a test that names it.
+func TestNegativeTests(t *testing.T) {
+	named := map[string]bool{}
+	id := regexp.MustCompile(`NT-([0-9A-F]{2})\b`)
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		for _, m := range id.FindAllSubmatch(text, -1) {
+			named[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range strings.Fields(negativeTests) {
+		if !named[n] {
+			t.Errorf("no test names NT-%s", n)
+		}
+	}
 }
 
 var fileSet = token.NewFileSet()

@@ -47,6 +47,7 @@ type agent struct {
 	dropped   bool // root was given up
 	tpm       *device.TPM
 	ek        *device.EK
+	ekHash    string // see ekHash
 	attester  *attester
 	transport *transportKey
 }
@@ -138,12 +139,11 @@ func (a *agent) openTPM(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("tpm_hash_alg: %w", err)
 	}
-	hash, err := ekHash(a.ek.Public)
-	if err != nil {
+	if a.ekHash, err = ekHash(a.ek.Public); err != nil {
 		return err
 	}
 	a.attester = &attester{tpm: a.tpm, ek: options, bank: bank, log: a.log}
-	return a.openAK(ctx, akIdentity{hash: bank, scheme: a.cfg.TPMSigningAlg, ekHash: hash})
+	return a.openAK(ctx, akIdentity{hash: bank, scheme: a.cfg.TPMSigningAlg, ekHash: a.ekHash})
 }
 
 // openAK loads the kept AK. When there is none, or it is damaged or of another TPM, it makes a new one; the registrar
@@ -173,13 +173,9 @@ func (a *agent) openAK(ctx context.Context, id akIdentity) error {
 	return saveAgentData(a.cfg.AgentDataPath, id, a.attester.blob)
 }
 
-func (a *agent) identify(ctx context.Context) error {
-	hash, err := ekHash(a.ek.Public)
-	if err != nil {
-		return err
-	}
+func (a *agent) identify(ctx context.Context) (err error) {
 	a.id, err = resolveID(ctx, a.cfg.UUID, idSources{
-		ekHash: hash, random: rand.Reader, keep: filepath.Join(a.cfg.KeylimeDir, generatedID), fqdn: fullHostname,
+		ekHash: a.ekHash, random: rand.Reader, keep: filepath.Join(a.cfg.KeylimeDir, generatedID), fqdn: fullHostname,
 	})
 	if err != nil {
 		return err
@@ -308,7 +304,10 @@ func (a *agent) close() error {
 	if a.dropped {
 		return err // an unprivileged process cannot unmount; the next start uses the mount again
 	}
-	return errors.Join(err, a.secure.close())
+	if err := a.secure.close(); err != nil {
+		a.log.Warn().Err(err).Msg("the secure directory stays mounted, with what is in it: a program may still work there")
+	}
+	return err
 }
 
 // servedVersions reads the option api_versions: default (all), latest, or a list.

@@ -49,7 +49,7 @@ func (s *server) uKey(_ context.Context, r *web.Request) (any, error) {
 		return nil, badRequest("%v", err)
 	}
 	s.joined(done, r.Admin)
-	return null, nil
+	return null(), nil
 }
 
 // vKey takes the verifier's share.
@@ -64,7 +64,7 @@ func (s *server) vKey(_ context.Context, r *web.Request) (any, error) {
 		return nil, err
 	}
 	s.joined(s.bootstrap.addV(vShare{sealed: sealed, v: share}), r.Admin)
-	return null, nil
+	return null(), nil
 }
 
 // openShare decrypts a key share.
@@ -228,7 +228,7 @@ func (s *server) revocation(_ context.Context, r *web.Request) (any, error) {
 		return nil, err
 	}
 	if !s.revoke(api.Notification{Msg: fields["msg"], Signature: fields["signature"]}) {
-		return nil, &web.Error{Code: http.StatusServiceUnavailable, Msg: "too many revocations wait: send it again later"}
+		return nil, &web.Error{Code: http.StatusServiceUnavailable, Msg: "too many revocations wait: send it again later", Retry: actionTimeout}
 	}
-	return null, nil
+	return null(), nil
 }

@@ -18,7 +18,6 @@ const (
 	maxPendingU      = 4  // U shares that found no V; each may carry a payload of maxBody
 	maxPendingV      = 16 // V shares that found no U
 	maxUsedShares    = 256
-	maxPayloads      = 2                // accepted payloads that wait for the one being installed
 	maxRevocations   = 16               // notifications that wait for the one being carried out
 	maxSeen          = 1024             // revocations remembered so that a repeated one is not carried out again
 	maxListStreams   = 4                // measurement lists sent at once; each holds a few buffers of 64 KiB

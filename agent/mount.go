@@ -95,8 +95,8 @@ func mountSecure(path, size string, owner identity) error {
 	return nil
 }
 
-// close unmounts what openSecureDir mounted. It fails when privileges were dropped since, or a program still works in
-// the directory; the mount then stays and is used again by the next start.
+// close unmounts what openSecureDir mounted. It fails while a program works in the directory; the mount then stays, and
+// the next start uses it again.
 func (s secureDir) close() error {
 	if !s.mounted {
 		return nil

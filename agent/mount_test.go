@@ -111,7 +111,7 @@ func TestSecureDirIsMountedOnceAndUnmountedByItsMaker(t *testing.T) {
 	}
 }
 
-// NT-70
+// NT-70, NT-71
 func TestSecureDirRefusesForeignMounts(t *testing.T) {
 	needRoot(t)
 	t.Parallel()

@@ -111,6 +111,7 @@ func readSigner(file string) (*rsa.PublicKey, error) {
 // errIgnored marks a message that is not to be believed or was carried out before.
 var errIgnored = errors.New("ignored")
 
+// handle checks one message and carries it out.
 func (r *revoker) handle(ctx context.Context, n api.Notification) error {
 	message, err := r.accept(n)
 	if err != nil {

@@ -38,8 +38,7 @@ type server struct {
 // handler is the agent's API.
 func (s *server) handler() http.Handler {
 	route := func(pattern string, timeout time.Duration, handle web.Handler) web.Route {
-		action, _, _ := strings.Cut(pattern[strings.LastIndex(pattern, "}")+1:], "?")
-		return web.Route{Pattern: pattern, Access: s.access, Action: action, MaxBody: maxBody, Timeout: timeout, Handle: handle}
+		return web.Route{Pattern: pattern, Access: s.access, Action: pattern, MaxBody: maxBody, Timeout: timeout, Handle: handle}
 	}
 	return web.New(web.Options{Log: s.log, Versions: s.versions, Miss: s.miss},
 		route("GET /version", 0, s.version),
@@ -55,7 +54,7 @@ func (s *server) handler() http.Handler {
 }
 
 // null is the results of a POST (wire: null, where servers send {}).
-var null = json.RawMessage("null")
+func null() any { return json.RawMessage("null") }
 
 func badRequest(format string, args ...any) error {
 	return &web.Error{Code: http.StatusBadRequest, Msg: fmt.Sprintf(format, args...)}

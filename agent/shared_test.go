@@ -18,15 +18,15 @@ import (
 
 // TestMain removes what the tests share, and holds that they leave no goroutine behind.
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "keylime-agent-test")
-	if err != nil {
-		panic(err)
-	}
-	shared = sync.OnceValues(func() (*sharedParts, error) { return makeShared(dir) })
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		os.RemoveAll(dir)
+	cleanup := goleak.Cleanup(func(code int) {
+		if sharedDir != "" {
+			os.RemoveAll(sharedDir)
+		}
 		os.Exit(code)
-	}), goleak.IgnoreAnyFunction("github.com/go-zeromq/zmq4.(*pubMWriter).run")) // the other implementation's, never ended
+	})
+	// The other implementation of ZeroMQ never ends this one.
+	theirs := goleak.IgnoreAnyFunction("github.com/go-zeromq/zmq4.(*pubMWriter).run")
+	goleak.VerifyTestMain(m, cleanup, theirs)
 }
 
 // sharedParts take long to make, and no test changes them: an administrators' CA, a key for payloads, and a TPM that has
@@ -38,7 +38,10 @@ type sharedParts struct {
 	tpmDir     string
 }
 
-var shared func() (*sharedParts, error)
+var (
+	sharedDir string // "" until a test needs it
+	shared    = sync.OnceValues(makeShared)
+)
 
 func made(t *testing.T) *sharedParts {
 	t.Helper()
@@ -49,9 +52,12 @@ func made(t *testing.T) *sharedParts {
 	return parts
 }
 
-func makeShared(dir string) (*sharedParts, error) {
-	parts := &sharedParts{caDir: filepath.Join(dir, "cv_ca"), tpmDir: filepath.Join(dir, "tpm")}
+func makeShared() (*sharedParts, error) {
 	var err error
+	if sharedDir, err = os.MkdirTemp("", "keylime-agent-test"); err != nil {
+		return nil, err
+	}
+	parts := &sharedParts{caDir: filepath.Join(sharedDir, "cv_ca"), tpmDir: filepath.Join(sharedDir, "tpm")}
 	parts.ca, err = pki.EnsureCA(parts.caDir, pki.CAOptions{
 		Password: "test", CommonName: "CA", Bits: 2048, Lifetime: 24 * time.Hour, LeafLifetime: time.Hour,
 	})

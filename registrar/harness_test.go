@@ -147,6 +147,9 @@ func issueAdministrator(dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := ca.EnsureLeaf(pki.Leaf{Name: "viewer", Kind: pki.Client, ReadOnly: true}); err != nil {
+		return err
+	}
 	return ca.EnsureLeaf(pki.Leaf{Name: "client", Kind: pki.Client})
 }
 
@@ -163,11 +166,14 @@ func TestMain(m *testing.M) {
 }
 
 // administrator is the TLS side of a client with the administrator's certificate.
-func administrator(t testing.TB, dir string) *tls.Config {
+func administrator(t testing.TB, dir string) *tls.Config { return operator(t, dir, "client") }
+
+// operator is the TLS side of a client with the named certificate.
+func operator(t testing.TB, dir, name string) *tls.Config {
 	t.Helper()
 	file := func(name string) string { return filepath.Join(dir, "cv_ca", name) }
 	settings, err := pki.ClientTLS(pki.ClientFiles{
-		CertFile: file("client-cert.crt"), KeyFile: file("client-private.pem"), ServerCAs: []string{file("cacert.crt")},
+		CertFile: file(name + "-cert.crt"), KeyFile: file(name + "-private.pem"), ServerCAs: []string{file("cacert.crt")},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -240,6 +240,26 @@ func TestAdministrationNeedsACertificate(t *testing.T) {
 	s.record(t, m.id)
 }
 
+// NT-55
+func TestReadOnlyCertificateChangesNothing(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	m := newMachine(t, "agent")
+	s.register(t, m, m.request())
+	dir, err := workplace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	viewer := api.NewRegistrar(s.secure, httpClient(t, operator(t, dir, "viewer")))
+	if _, err := viewer.Agent(t.Context(), "2.6", m.id); err != nil {
+		t.Errorf("look: %v", err)
+	}
+	if err := viewer.Delete(t.Context(), "2.6", m.id); !api.IsStatus(err, 403) {
+		t.Errorf("delete: %v", err)
+	}
+	s.record(t, m.id)
+}
+
 // NT-14
 func TestDamagedRecordsDoNotStopOthers(t *testing.T) {
 	t.Parallel()

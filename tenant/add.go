@@ -31,24 +31,31 @@ type enrolment struct {
 //  5. the agent gets U and the payload, encrypted to the transport key;
 //  6. the verifier gets V, the policies and the AK that was checked in 3;
 //  7. with --verify, the agent must prove that it has the key.
-func add(ctx context.Context, t *Tenant, o *options) (report, error) {
+func add(ctx context.Context, t *tenant, o *options) (report, error) {
 	e, err := t.admit(ctx, o)
+	if err == nil {
+		err = t.deliverU(ctx, e)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return t.enrol(ctx, e, o)
 }
 
-// update enrols an agent anew. All that can be checked is checked before the old enrolment ends.
-func update(ctx context.Context, t *Tenant, o *options) (report, error) {
+// update enrols an agent anew. The old enrolment ends after all that can fail before 6, so that hardly anything is
+// left that could leave the agent without one.
+func update(ctx context.Context, t *tenant, o *options) (report, error) {
 	e, err := t.admit(ctx, o)
+	if err == nil {
+		err = t.checkNames(ctx, e.appraisal)
+	}
+	if err == nil {
+		err = t.deliverU(ctx, e)
+	}
+	if err == nil {
+		_, err = t.remove(ctx, o)
+	}
 	if err != nil {
-		return nil, err
-	}
-	if err := t.checkNames(ctx, e.appraisal); err != nil {
-		return nil, err
-	}
-	if _, err := t.remove(ctx, o); err != nil {
 		return nil, err
 	}
 	r, err := t.enrol(ctx, e, o)
@@ -59,10 +66,13 @@ func update(ctx context.Context, t *Tenant, o *options) (report, error) {
 }
 
 // admit is steps 1 to 4: an error leaves everything as it was.
-func (t *Tenant) admit(ctx context.Context, o *options) (e *enrolment, err error) {
+func (t *tenant) admit(ctx context.Context, o *options) (e *enrolment, err error) {
 	e = &enrolment{}
 	if e.appraisal, err = t.appraisal(ctx, o); err != nil {
 		return nil, err
+	}
+	if e.appraisal.demandsNothing() {
+		t.warn("no policy is given: the verifier will check the identity of the agent's TPM, and nothing that runs on the machine")
 	}
 	if e.delivery, err = t.prepareDelivery(o); err != nil {
 		return nil, err
@@ -81,13 +91,8 @@ func (t *Tenant) admit(ctx context.Context, o *options) (e *enrolment, err error
 	return e, t.checkEK(ctx, e.machine)
 }
 
-// enrol is steps 5 to 7. The report is there as soon as the verifier has the agent, even with an error.
-func (t *Tenant) enrol(ctx context.Context, e *enrolment, o *options) (report, error) {
-	if e.delivery.keys != nil {
-		if err := t.deliverU(ctx, e); err != nil {
-			return nil, err
-		}
-	}
+// enrol is steps 6 and 7. The report is there as soon as the verifier has the agent, even with an error.
+func (t *tenant) enrol(ctx context.Context, e *enrolment, o *options) (report, error) {
 	if err := t.enrolAtVerifier(ctx, e, o); err != nil {
 		return nil, err
 	}
@@ -103,8 +108,11 @@ func (t *Tenant) enrol(ctx context.Context, e *enrolment, o *options) (report, e
 	return r, err
 }
 
-// deliverU sends the agent its share of the key, and the payload.
-func (t *Tenant) deliverU(ctx context.Context, e *enrolment) error {
+// deliverU sends the agent its share of the key, and the payload, if there is a key to deliver.
+func (t *tenant) deliverU(ctx context.Context, e *enrolment) error {
+	if e.delivery.keys == nil {
+		return nil
+	}
 	encrypted, err := e.delivery.keys.encryptU(t.random, e.transport.transport)
 	if err != nil {
 		return err
@@ -116,7 +124,7 @@ func (t *Tenant) deliverU(ctx context.Context, e *enrolment) error {
 	return asking(e.agent.peer, "deliver key and payload", e.agent.client.UKey(ctx, e.agent.version, u))
 }
 
-func (t *Tenant) enrolAtVerifier(ctx context.Context, e *enrolment, o *options) error {
+func (t *tenant) enrolAtVerifier(ctx context.Context, e *enrolment, o *options) error {
 	v, err := t.verifierVersion(ctx)
 	if err != nil {
 		return err
@@ -132,7 +140,7 @@ func (t *Tenant) enrolAtVerifier(ctx context.Context, e *enrolment, o *options) 
 }
 
 // enrolRequest is what the verifier is told.
-func (t *Tenant) enrolRequest(e *enrolment, o *options) api.EnrolRequest {
+func (t *tenant) enrolRequest(e *enrolment, o *options) api.EnrolRequest {
 	host := e.agent.host
 	if o.verifiersViewOfHost != "" {
 		host = o.verifiersViewOfHost
@@ -159,7 +167,7 @@ func (t *Tenant) enrolRequest(e *enrolment, o *options) api.EnrolRequest {
 }
 
 // confirm waits until the verifier shows the agent.
-func (t *Tenant) confirm(ctx context.Context, agent string) (*api.VerifierAgent, error) {
+func (t *tenant) confirm(ctx context.Context, agent string) (*api.VerifierAgent, error) {
 	var status *api.VerifierAgent
 	there, err := t.patience.poll(ctx, func() (bool, error) {
 		var err error
@@ -176,13 +184,12 @@ func (t *Tenant) confirm(ctx context.Context, agent string) (*api.VerifierAgent,
 }
 
 // verifyKey challenges the agent to prove that it has K. An agent that cannot is stopped at the verifier.
-func (t *Tenant) verifyKey(ctx context.Context, e *enrolment) error {
+func (t *tenant) verifyKey(ctx context.Context, e *enrolment) error {
 	challenge, err := randomText(t.random, nonceLength)
 	if err != nil {
 		return err
 	}
 	want := []byte(e.delivery.keys.mac(challenge))
-	said := false
 	proven, err := t.patience.poll(ctx, func() (bool, error) {
 		answer, err := e.agent.client.KeyVerify(ctx, e.agent.version, challenge)
 		if err != nil {
@@ -194,10 +201,7 @@ func (t *Tenant) verifyKey(ctx context.Context, e *enrolment) error {
 		}
 		return hmac.Equal([]byte(answer.HMAC), want), nil
 	}, func(left time.Duration) {
-		if !said {
-			t.note("agent %s: waiting up to %v for the key to arrive (Ctrl-C stops waiting)", e.machine.agent, left.Round(time.Second))
-			said = true
-		}
+		t.note("agent %s: waiting up to %v for the key to arrive (Ctrl-C stops waiting)", e.machine.agent, left.Round(time.Second))
 	})
 	if err == nil && !proven {
 		err = failure(exitUntrusted, "its log says why; `keylime tenant status` whether the verifier could attest it. Then delete and add it again", "agent %s did not derive the key from its shares", e.machine.agent)
@@ -209,7 +213,7 @@ func (t *Tenant) verifyKey(ctx context.Context, e *enrolment) error {
 }
 
 // stop ends the attestation of an agent that failed --verify.
-func (t *Tenant) stop(ctx context.Context, agent string) {
+func (t *tenant) stop(ctx context.Context, agent string) {
 	v, err := t.verifierVersion(ctx)
 	if err == nil {
 		err = t.verifier.client.Stop(ctx, v, agent)
@@ -223,7 +227,7 @@ func (t *Tenant) stop(ctx context.Context, agent string) {
 
 // checkNames refuses an update that would create a policy under a name that is taken: the verifier would say so only
 // after the old enrolment ended.
-func (t *Tenant) checkNames(ctx context.Context, a appraisal) error {
+func (t *tenant) checkNames(ctx context.Context, a appraisal) error {
 	v, err := t.verifierVersion(ctx)
 	if err != nil {
 		return err

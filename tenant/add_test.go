@@ -74,7 +74,7 @@ func TestNothingIsGivenToWhoIsNotTrusted(t *testing.T) {
 		}, exitUntrusted, "identity quote"},
 		{"another agent answers at the address", func(t *testing.T, s *stage, _ map[string]string) {
 			s.record.MTLSCert = &newStage(t, "ecc256").cert
-		}, exitUnreachable, "certificate"},
+		}, exitUntrusted, "another certificate"},
 		{"transport key replaced on the way", func(t *testing.T, s *stage, _ map[string]string) {
 			_, other := transportKey(t, 1)
 			s.agent.on("GET /v2.6/quotes/identity", func(w http.ResponseWriter, r *http.Request) {
@@ -91,7 +91,7 @@ func TestNothingIsGivenToWhoIsNotTrusted(t *testing.T) {
 		}, exitUntrusted, "nonce"},
 		{"hash not accepted", func(_ *testing.T, _ *stage, set map[string]string) { // NT-30
 			set["ACCEPT_TPM_HASH_ALGS"] = "['sha512']"
-		}, exitUntrusted, "accept_tpm_hash_algs"},
+		}, exitUntrusted, "hint: if it is strong enough for you, add it to accept_tpm_hash_algs"},
 		{"plain HTTP registered", func(_ *testing.T, s *stage, _ map[string]string) {
 			disabled := withoutTLS
 			s.record.MTLSCert = &disabled

@@ -25,7 +25,7 @@ const withoutTLS = "disabled"
 
 // reach finds address and API version of a registered agent. Over TLS it talks to no one but the holder of the
 // registered certificate.
-func (t *Tenant) reach(ctx context.Context, r *registration, o *options) (*agent, error) {
+func (t *tenant) reach(ctx context.Context, r *registration, o *options) (*agent, error) {
 	a, port, err := t.locate(r, o)
 	if err != nil || o.pushModel {
 		return a, err
@@ -46,7 +46,7 @@ func (t *Tenant) reach(ctx context.Context, r *registration, o *options) (*agent
 }
 
 // locate takes the agent's address from the command line or the registration.
-func (t *Tenant) locate(r *registration, o *options) (a *agent, port int, err error) {
+func (t *tenant) locate(r *registration, o *options) (a *agent, port int, err error) {
 	const hint = "give address and port with -t and -tp"
 	a = &agent{host: o.agentIP, version: o.agentAPIVersion}
 	if a.host == "" && r.record.IP != nil {
@@ -76,7 +76,7 @@ func (t *Tenant) locate(r *registration, o *options) (a *agent, port int, err er
 }
 
 // agentTransport is the way to talk to the agent, as its registration says.
-func (t *Tenant) agentTransport(r *registration) (scheme string, hc *http.Client, err error) {
+func (t *tenant) agentTransport(r *registration) (scheme string, hc *http.Client, err error) {
 	switch cert := r.record.MTLSCert; {
 	case cert == nil || *cert == "":
 		return "", nil, failure(exitFailed, "upgrade the agent", "agent %s registered without a TLS certificate; its API version 1.0 is not spoken", r.agent)
@@ -95,7 +95,7 @@ func (t *Tenant) agentTransport(r *registration) (scheme string, hc *http.Client
 
 // agentVersion is the newest API version that agent and tenant both know; the newest at all when the agent's answer
 // cannot be read.
-func (t *Tenant) agentVersion(ctx context.Context, a *agent) (string, error) {
+func (t *tenant) agentVersion(ctx context.Context, a *agent) (string, error) {
 	known, err := a.client.Version(ctx)
 	if err != nil {
 		if saidSomething(err) {

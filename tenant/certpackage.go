@@ -25,7 +25,7 @@ const notifier = "RevocationNotifier"
 // deliverCertificates makes a package of the agent's own certificate and key, the CA's certificate and revocation
 // list, the certificate that signs revocation messages, and the files of --include. What is missing in the CA's
 // directory is created.
-func (t *Tenant) deliverCertificates(d *delivery, o *options) error {
+func (t *tenant) deliverCertificates(d *delivery, o *options) error {
 	dir := o.certDir
 	if dir == "default" {
 		dir = filepath.Join(t.cfg.KeylimeDir, "ca")

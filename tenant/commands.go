@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"keylime/internal/api"
 	"keylime/internal/config"
@@ -22,7 +25,7 @@ type command struct {
 	brief    string
 	long     string // more, for the help
 	example  string // arguments after `keylime tenant PATH`
-	run      func(context.Context, *Tenant, *options) (report, error)
+	run      func(context.Context, *tenant, *options) (report, error)
 }
 
 // commands are all commands, in the order of the help.
@@ -30,79 +33,90 @@ func commands() []command {
 	return append(agentCommands(), policyCommands()...)
 }
 
+const exampleAgent = "-u d432fbb3-d2f1-4a97-9ef7-75bd81c00000"
+
 func agentCommands() []command {
-	both := join(registrarFlags(), verifierFlags())
-	return []command{
-		{"add", "add", join(agentFlag(), enrolFlags(), pushFlag(), both), true,
-			"enrol an agent: check its TPM, hand it a payload, have it attested",
-			"The agent must prove with a quote that it holds the registered key, and its EK certificate must come from a\n" +
-				"TPM maker in tpm_cert_store, before it is given anything.",
-			"-u d432fbb3-d2f1-4a97-9ef7-75bd81c00000 -f secret.txt --runtime-policy policy.json --verify", add},
-		{"update", "update", join(agentFlag(), enrolFlags(), pushFlag(), uncheckedFlag(), both), true,
-			"enrol an agent anew, with other policies or another payload",
-			"All checks of `add` are made before the old enrolment ends.",
-			"-u d432fbb3-d2f1-4a97-9ef7-75bd81c00000 --runtime-policy-name production", update},
-		{"delete", "delete", join(agentFlag(), uncheckedFlag(), verifierFlags()), true,
-			"end an agent's enrolment; it stays registered",
-			"An agent that is not enrolled is no error.",
-			"-u d432fbb3-d2f1-4a97-9ef7-75bd81c00000", deleteAgent},
-		{"status", "status", join(agentFlag(), pushFlag(), both), true,
-			"show an agent's registration, attestation, and which file failed",
-			"",
-			"-u d432fbb3-d2f1-4a97-9ef7-75bd81c00000", statusOf(true, true)},
-		{"cvstatus", "cvstatus", join(agentFlag(), pushFlag(), verifierFlags()), true,
-			"show an agent as the verifier sees it", "",
-			"-u d432fbb3-d2f1-4a97-9ef7-75bd81c00000 --json", statusOf(false, true)},
-		{"regstatus", "regstatus", join(agentFlag(), registrarFlags()), true,
-			"show an agent as the registrar sees it", "",
-			"-u d432fbb3-d2f1-4a97-9ef7-75bd81c00000", statusOf(true, false)},
-		{"cvlist", "cvlist", join(verifierFlags(), verifierIDFlag()), false,
-			"list the agents that are enrolled", "", "", listEnrolled},
-		{"reglist", "reglist", registrarFlags(), false,
-			"list the agents that are registered", "", "", listRegistered},
-		{"bulkinfo", "bulkinfo", join(verifierFlags(), verifierIDFlag()), false,
-			"show all enrolled agents", "", "", bulkInfo},
-		{"reactivate", "reactivate", join(agentFlag(), uncheckedFlag(), verifierFlags()), true,
-			"attest a failed agent again", "",
-			"-u d432fbb3-d2f1-4a97-9ef7-75bd81c00000", reactivate},
-		{"regdelete", "regdelete", join(agentFlag(), registrarFlags()), true,
-			"remove an agent from the registrar",
-			"An agent that is not registered is no error. Needed before another TPM may take the id.",
-			"-u d432fbb3-d2f1-4a97-9ef7-75bd81c00000", deregister},
-	}
+	servers := join(registrarFlags(), verifierFlags())
+	one, oneVerifier := agentFlag(), join(agentFlag(), verifierFlags())
+	return []command{{
+		path: "add", upstream: "add", run: add, ofAgent: true, flags: join(one, enrolFlags(), pushFlag(), servers),
+		brief: "enrol an agent: check its TPM, hand it a payload, have it attested",
+		long: "The agent must prove with a quote that it holds the registered key, and its EK certificate must come from a\n" +
+			"TPM maker in tpm_cert_store, before it is given anything.",
+		example: exampleAgent + " -f secret.txt --runtime-policy policy.json --verify",
+	}, {
+		path: "update", upstream: "update", run: update, ofAgent: true, flags: join(one, enrolFlags(), pushFlag(), uncheckedFlag(), servers),
+		brief:   "enrol an agent anew, with other policies or another payload",
+		long:    "All checks of `add` are made before the old enrolment ends.",
+		example: exampleAgent + " --runtime-policy-name production",
+	}, {
+		path: "delete", upstream: "delete", run: deleteAgent, ofAgent: true, flags: join(oneVerifier, uncheckedFlag()),
+		brief:   "end an agent's enrolment; it stays registered",
+		long:    "An agent that is not enrolled is no error.",
+		example: exampleAgent,
+	}, {
+		path: "status", upstream: "status", run: statusOf(true, true), ofAgent: true, flags: join(one, pushFlag(), servers),
+		brief:   "show an agent's registration, attestation, and which file failed",
+		example: exampleAgent,
+	}, {
+		path: "cvstatus", upstream: "cvstatus", run: statusOf(false, true), ofAgent: true, flags: join(oneVerifier, pushFlag()),
+		brief:   "show an agent as the verifier sees it",
+		example: exampleAgent + " --json",
+	}, {
+		path: "regstatus", upstream: "regstatus", run: statusOf(true, false), ofAgent: true, flags: join(one, registrarFlags()),
+		brief:   "show an agent as the registrar sees it",
+		example: exampleAgent,
+	}, {
+		path: "cvlist", upstream: "cvlist", run: listEnrolled, flags: join(verifierFlags(), verifierIDFlag()),
+		brief: "list the agents that are enrolled",
+	}, {
+		path: "reglist", upstream: "reglist", run: listRegistered, flags: registrarFlags(),
+		brief: "list the agents that are registered",
+	}, {
+		path: "bulkinfo", upstream: "bulkinfo", run: bulkInfo, flags: join(verifierFlags(), verifierIDFlag()),
+		brief: "show all enrolled agents",
+	}, {
+		path: "reactivate", upstream: "reactivate", run: reactivate, ofAgent: true, flags: join(oneVerifier, uncheckedFlag()),
+		brief:   "attest a failed agent again",
+		example: exampleAgent,
+	}, {
+		path: "regdelete", upstream: "regdelete", run: deregister, ofAgent: true, flags: join(one, registrarFlags()),
+		brief:   "remove an agent from the registrar",
+		long:    "An agent that is not registered is no error. Needed before another TPM may take the id.",
+		example: exampleAgent,
+	}}
 }
 
 func policyCommands() []command {
-	runtime, boot := runtimePolicies(), measuredBootPolicies()
-	runtimeName := join(runtimePolicyNameFlag(), verifierFlags())
-	runtimeText := join(runtimePolicyFlags(), runtimeName)
-	bootName := join(mbPolicyNameFlag(), verifierFlags())
-	bootText := join(mbPolicyFlags(), bootName)
-	return []command{
-		{"runtime-policy add", "addruntimepolicy", runtimeText, false, "store a new policy", "", "--runtime-policy-name production --runtime-policy policy.json", runtime.addCommand()},
-		{"runtime-policy show", "showruntimepolicy", runtimeName, false, "print a policy's text", "", "--runtime-policy-name production > policy.json", runtime.showCommand()},
-		{"runtime-policy update", "updateruntimepolicy", runtimeText, false, "replace a policy's text", "", "--runtime-policy-name production --runtime-policy policy.json", runtime.updateCommand()},
-		{"runtime-policy delete", "deleteruntimepolicy", runtimeName, false, "delete a policy that no agent uses", "", "--runtime-policy-name production", runtime.deleteCommand()},
-		{"runtime-policy list", "listruntimepolicy", verifierFlags(), false, "list the names of policies", "", "", runtime.listCommand()},
-		{"mb-policy add", "addmbpolicy", bootText, false, "store a new policy", "", "--mb-policy-name laptops --mb-policy boot.json", boot.addCommand()},
-		{"mb-policy show", "showmbpolicy", bootName, false, "print a policy's text", "", "--mb-policy-name laptops", boot.showCommand()},
-		{"mb-policy update", "updatembpolicy", bootText, false, "replace a policy's text", "", "--mb-policy-name laptops --mb-policy boot.json", boot.updateCommand()},
-		{"mb-policy delete", "deletembpolicy", bootName, false, "delete a policy that no agent uses", "", "--mb-policy-name laptops", boot.deleteCommand()},
-		{"mb-policy list", "listmbpolicy", verifierFlags(), false, "list the names of policies", "", "", boot.listCommand()},
+	return append(
+		runtimePolicies().commands(runtimePolicyFlags(), runtimePolicyNameFlag(), "--runtime-policy-name production", "--runtime-policy policy.json"),
+		measuredBootPolicies().commands(mbPolicyFlags(), mbPolicyNameFlag(), "--mb-policy-name laptops", "--mb-policy boot.json")...)
+}
+
+// commands are those on one kind of policies. text and name are the flags that give a policy's text and its name.
+func (k policyKind) commands(text, name flagSet, exampleName, exampleText string) []command {
+	list := []command{
+		{path: "add", flags: join(text, name), brief: "store a new policy", example: exampleName + " " + exampleText, run: k.addCommand()},
+		{path: "show", flags: name, brief: "print a policy's text", example: exampleName, run: k.showCommand()},
+		{path: "update", flags: join(text, name), brief: "replace a policy's text", example: exampleName + " " + exampleText, run: k.updateCommand()},
+		{path: "delete", flags: name, brief: "delete a policy that no agent uses", example: exampleName, run: k.deleteCommand()},
+		{path: "list", brief: "list the names of policies", run: k.listCommand()},
 	}
+	for i, c := range list {
+		list[i].path, list[i].upstream = k.command+" "+c.path, c.path+strings.ReplaceAll(k.command, "-", "")
+		list[i].flags = join(c.flags, verifierFlags())
+	}
+	return list
 }
 
 // upstreamCommand finds the command that a value of -c names.
 func upstreamCommand(name string) (command, error) {
-	for retired, successor := range map[string]string{"showallowlist": "showruntimepolicy", "deleteallowlist": "deleteruntimepolicy", "addallowlist": "addruntimepolicy"} {
-		if name == retired {
-			name = successor
-		}
+	named := func(c command) bool {
+		return c.upstream == name || c.upstream == strings.Replace(name, "allowlist", "runtimepolicy", 1)
 	}
-	for _, c := range commands() {
-		if c.upstream == name {
-			return c, nil
-		}
+	all := commands()
+	if i := slices.IndexFunc(all, named); i >= 0 {
+		return all[i], nil
 	}
 	return command{}, failure(exitFailed, "`keylime tenant --help` lists the commands", "Invalid command specified: %s", clean(name))
 }
@@ -115,21 +129,16 @@ type streams struct {
 
 // execute carries out a command: options are checked, the configuration is read, and the report is printed.
 func (c command) execute(ctx context.Context, o *options, s streams) error {
-	if err := o.check(c); err != nil {
-		return err
-	}
-	if err := o.checkPayload(); err != nil {
+	if err := cmp.Or(o.check(c), o.checkPayload()); err != nil {
 		return err
 	}
 	if c.ofAgent && o.agent == "" {
 		return usage("`keylime tenant reglist` shows the agents there are", "no agent named: give -u ID")
 	}
-	if o.agent != "" {
-		if !api.ValidAgentID(o.agent) {
-			return usage("an id has 1 to 80 letters, digits, dots, dashes and underscores", "-u: %q is no agent id", o.agent)
-		}
+	if o.agent != "" && !api.ValidAgentID(o.agent) {
+		return usage("an id has 1 to 80 letters, digits, dots, dashes and underscores", "-u: %q is no agent id", o.agent)
 	}
-	t, err := c.tenant(o, s.err)
+	t, err := o.tenant(s.err)
 	if err != nil {
 		return err
 	}
@@ -142,8 +151,8 @@ func (c command) execute(ctx context.Context, o *options, s streams) error {
 	return err
 }
 
-// tenant makes the Tenant that the configuration and the flags describe.
-func (c command) tenant(o *options, notes io.Writer) (*Tenant, error) {
+// tenant makes the tenant that configuration and flags describe.
+func (o *options) tenant(notes io.Writer) (*tenant, error) {
 	const hint = "`keylime tenant config check` checks the configuration"
 	src := config.System(o.configFile, o.configured())
 	cfg, rep, err := config.LoadTenant(src)
@@ -155,11 +164,15 @@ func (c command) tenant(o *options, notes io.Writer) (*Tenant, error) {
 	}
 	var ca config.CA
 	if o.certDir != "" {
-		if ca, _, err = config.LoadCA(config.System(o.configFile, nil)); err != nil {
+		ca, rep, err = config.LoadCA(config.System(o.configFile, nil))
+		if err != nil {
 			return nil, failure(exitUsage, hint, "configuration: %w", err)
 		}
+		for _, w := range rep.Warnings {
+			fmt.Fprintln(notes, "warning: "+w)
+		}
 	}
-	return New(cfg, ca, notes)
+	return newTenant(cfg, ca, notes)
 }
 
 // configured are the options of [tenant] that flags set.
@@ -206,12 +219,12 @@ func executeUpstream(ctx context.Context, name string, o *options, s streams) er
 	return nil
 }
 
-// terminal reports whether colours may be written to w.
+// terminal reports whether w is a terminal that shows colours to somebody who wants them.
 func terminal(w io.Writer, environ func(string) string) bool {
 	f, ok := w.(*os.File)
 	if !ok || environ("NO_COLOR") != "" || environ("TERM") == "dumb" {
 		return false
 	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !strings.HasSuffix(f.Name(), "null")
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }

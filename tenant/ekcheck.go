@@ -10,7 +10,7 @@ import (
 
 // checkEK decides whether the agent's TPM is one: the EK certificate must come from a maker in the certificate store
 // and be of the registered EK, and the site's own script must agree.
-func (t *Tenant) checkEK(ctx context.Context, r *registration) error {
+func (t *tenant) checkEK(ctx context.Context, r *registration) error {
 	if !t.cfg.RequireEKCert && t.cfg.EKCheckScript == "" {
 		t.warn("require_ek_cert is false and there is no ek_check_script: nothing shows that agent %s has a genuine TPM", r.agent)
 		return nil
@@ -27,7 +27,7 @@ func (t *Tenant) checkEK(ctx context.Context, r *registration) error {
 }
 
 // checkEKCertificates checks the EK certificate, and that of a virtual TPM's host, against the store.
-func (t *Tenant) checkEKCertificates(r *registration) error {
+func (t *tenant) checkEKCertificates(r *registration) error {
 	if r.ekCert == nil {
 		return failure(exitUntrusted, "if its TPM has none, set require_ek_cert = false in [tenant] and name an ek_check_script that knows the machine", "agent %s registered without an EK certificate", r.agent)
 	}
@@ -59,7 +59,7 @@ func (t *Tenant) checkEKCertificates(r *registration) error {
 }
 
 // ekStore reads the certificate store.
-func (t *Tenant) ekStore() (*pki.Store, error) {
+func (t *tenant) ekStore() (*pki.Store, error) {
 	store, warnings, err := pki.LoadStore(t.cfg.TPMCertStore)
 	for _, w := range warnings {
 		t.warn("certificate store: %v", w)
@@ -74,7 +74,7 @@ func (t *Tenant) ekStore() (*pki.Store, error) {
 }
 
 // checkPath wants a path from a certificate to one of the store, under the configured rules.
-func (t *Tenant) checkPath(store *pki.Store, r *registration, what string, leaf *pki.Certificate, chain []*pki.Certificate) error {
+func (t *tenant) checkPath(store *pki.Store, r *registration, what string, leaf *pki.Certificate, chain []*pki.Certificate) error {
 	rules, err := pki.ParseRules(t.cfg.EKRules)
 	if err != nil {
 		return failure(exitUsage, "correct ek_rules of [tenant]", "ek_rules: %w", err)

@@ -25,9 +25,9 @@ import (
 	"keylime/tpm"
 )
 
-// endorsed is a TPM with an EK certificate, a store that has its maker's, and a Tenant that checks the one by the other.
+// endorsed is a TPM with an EK certificate, a store that has its maker's, and a tenant that checks the one by the other.
 type endorsed struct {
-	*Tenant
+	*tenant
 	maker *fleet.Maker
 	soft  *fleet.SoftTPM
 	store string
@@ -46,7 +46,7 @@ func newEndorsed(t testing.TB) *endorsed {
 	e.put(t, "maker.pem", maker.PEM())
 	e.reg = registrationOf(t, e.soft)
 	e.reg.ekCert = e.certify(t, maker, e.reg.ek, now.Add(-time.Minute), now.Add(time.Minute))
-	e.Tenant = &Tenant{notes: e.notes, now: time.Now, cfg: config.Tenant{
+	e.tenant = &tenant{notes: e.notes, now: time.Now, cfg: config.Tenant{
 		RequireEKCert: true, TPMCertStore: e.store, EKRules: []string{"validity", "ca", "key_usage", "eku", "critical"},
 	}}
 	return e
@@ -232,7 +232,7 @@ func TestRecordedEKCertificates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tn := &Tenant{notes: io.Discard, now: func() time.Time { return time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC) }}
+		tn := &tenant{notes: io.Discard, now: func() time.Time { return time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC) }}
 		tn.cfg = newEndorsed(t).cfg
 		tn.cfg.TPMCertStore = filepath.Join(recorded.Dir(t), "wire", life, "state", "certstore")
 		if err := tn.checkEK(t.Context(), r); err != nil {

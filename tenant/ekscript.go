@@ -22,7 +22,7 @@ const (
 
 // runEKScript has the site's own program judge the endorsement key: exit status 0 accepts it. It runs in the working
 // directory, without arguments or input, and is killed, with what it started, when request_timeout is over.
-func (t *Tenant) runEKScript(ctx context.Context, r *registration) error {
+func (t *tenant) runEKScript(ctx context.Context, r *registration) error {
 	script := t.cfg.EKCheckScript
 	env, err := t.scriptEnvironment(r)
 	if err != nil {
@@ -53,7 +53,7 @@ func (t *Tenant) runEKScript(ctx context.Context, r *registration) error {
 }
 
 // scriptEnvironment are the variables that the script is told of the agent.
-func (t *Tenant) scriptEnvironment(r *registration) ([]string, error) {
+func (t *tenant) scriptEnvironment(r *registration) ([]string, error) {
 	spki, err := x509.MarshalPKIXPublicKey(r.ek.Key())
 	if err != nil {
 		return nil, fmt.Errorf("encode endorsement key: %w", err)

@@ -11,15 +11,15 @@ import (
 	"keylime/internal/config"
 )
 
-// judgedBy makes an executable in a new directory and returns a Tenant that has it judge endorsement keys.
-func judgedBy(t testing.TB, script string) *Tenant {
+// judgedBy makes an executable in a new directory and returns a tenant that has it judge endorsement keys.
+func judgedBy(t testing.TB, script string) *tenant {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "check")
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return &Tenant{cfg: config.Tenant{KeylimeDir: dir, TPMCertStore: "/store", EKCheckScript: path, RequestTimeout: time.Minute}, notes: &strings.Builder{}}
+	return &tenant{cfg: config.Tenant{KeylimeDir: dir, TPMCertStore: "/store", EKCheckScript: path, RequestTimeout: time.Minute}, notes: &strings.Builder{}}
 }
 
 func TestEKScriptIsToldOfTheKey(t *testing.T) {
@@ -105,7 +105,7 @@ func TestEKScriptThatHangsIsKilledWithItsChildren(t *testing.T) {
 func TestNoCheckOfTheEKIsSaid(t *testing.T) {
 	t.Parallel()
 	var notes strings.Builder
-	tn := &Tenant{notes: &notes}
+	tn := &tenant{notes: &notes}
 	if err := tn.checkEK(t.Context(), registrationOf(t, softTPM(t, "ecc256"))); err != nil || !strings.Contains(notes.String(), "warning: require_ek_cert is false") {
 		t.Errorf("got %v, notes %q", err, notes.String())
 	}

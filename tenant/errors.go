@@ -10,6 +10,7 @@ import (
 	"net/url"
 
 	"keylime/internal/api"
+	"keylime/internal/pki"
 )
 
 // Exit codes of the commands. Upstream's form of the command line knows only 0, 1 and 2.
@@ -102,7 +103,10 @@ func asking(who peer, doing string, err error) error {
 	case errors.As(err, &answer):
 		return &Error{answerCode(answer), wrapped, answerHint(who, answer)}
 	}
-	if hint := tlsHint(who, err); hint != "" {
+	if errors.Is(err, pki.ErrOtherCertificate) {
+		return &Error{exitUntrusted, wrapped, "find out who answers there; a reinstalled agent registers its new certificate when it starts"}
+	}
+	if hint := tlsHint(err); hint != "" {
 		return &Error{exitUnreachable, wrapped, hint}
 	}
 	return &Error{exitUnreachable, wrapped, who.unreachable}
@@ -131,7 +135,7 @@ func answerHint(who peer, e *api.Error) string {
 }
 
 // tlsHint names what to change when the two sides could not agree on TLS; "" when that was not the cause.
-func tlsHint(who peer, err error) string {
+func tlsHint(err error) string {
 	var (
 		authority x509.UnknownAuthorityError
 		name      x509.HostnameError

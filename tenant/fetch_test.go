@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"keylime/internal/isolated"
 )
 
 func TestFetch(t *testing.T) {
@@ -24,6 +26,9 @@ func TestFetch(t *testing.T) {
 // NT-59: a policy's address may lead nowhere else, and its answer may not exhaust us.
 func TestFetchGoesNowhereElse(t *testing.T) {
 	t.Parallel()
+	if !isolated.Run(t) {
+		return
+	}
 	var internal atomic.Int32
 	secret := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { internal.Add(1) }))
 	t.Cleanup(secret.Close)

@@ -9,7 +9,7 @@ import (
 )
 
 // remove ends an agent's enrolment and waits until it is gone. An agent that is not enrolled is no error.
-func (t *Tenant) remove(ctx context.Context, o *options) (*removal, error) {
+func (t *tenant) remove(ctx context.Context, o *options) (*removal, error) {
 	r := &removal{agent: o.agent, at: t.addresses()}
 	if !o.noVerifierCheck {
 		status, err := t.verifierStatus(ctx, o.agent)
@@ -39,8 +39,7 @@ func (t *Tenant) remove(ctx context.Context, o *options) (*removal, error) {
 }
 
 // awaitRemoval waits for the verifier to finish the round in flight and drop the agent.
-func (t *Tenant) awaitRemoval(ctx context.Context, agent string) error {
-	said := false
+func (t *tenant) awaitRemoval(ctx context.Context, agent string) error {
 	gone, err := t.patience.poll(ctx, func() (bool, error) {
 		_, err := t.verifierStatus(ctx, agent)
 		if exitCode(err) == exitNotFound {
@@ -48,10 +47,7 @@ func (t *Tenant) awaitRemoval(ctx context.Context, agent string) error {
 		}
 		return false, err
 	}, func(left time.Duration) {
-		if !said {
-			t.note("agent %s: waiting up to %v for the verifier to drop it", agent, left.Round(time.Second))
-			said = true
-		}
+		t.note("agent %s: waiting up to %v for the verifier to drop it", agent, left.Round(time.Second))
 	})
 	if err == nil && !gone {
 		err = failure(exitFailed, "ask again with `keylime tenant cvstatus`; a verifier that was restarted may need `keylime tenant delete` once more", "%v still has agent %s", t.verifier.peer, agent)
@@ -59,7 +55,7 @@ func (t *Tenant) awaitRemoval(ctx context.Context, agent string) error {
 	return err
 }
 
-func deleteAgent(ctx context.Context, t *Tenant, o *options) (report, error) {
+func deleteAgent(ctx context.Context, t *tenant, o *options) (report, error) {
 	r, err := t.remove(ctx, o)
 	if r == nil {
 		return nil, err
@@ -68,10 +64,14 @@ func deleteAgent(ctx context.Context, t *Tenant, o *options) (report, error) {
 }
 
 // reactivate has the verifier attest a failed agent again.
-func reactivate(ctx context.Context, t *Tenant, o *options) (report, error) {
+func reactivate(ctx context.Context, t *tenant, o *options) (report, error) {
 	if !o.noVerifierCheck {
-		if _, err := t.verifierStatus(ctx, o.agent); err != nil {
+		status, err := t.verifierStatus(ctx, o.agent)
+		if err != nil {
 			return nil, err
+		}
+		if status.OperationalState == stateStopped {
+			t.warn("agent %s was stopped; a verifier of another make may keep it so: then delete and add it", o.agent)
 		}
 	}
 	v, err := t.verifierVersion(ctx)
@@ -85,7 +85,7 @@ func reactivate(ctx context.Context, t *Tenant, o *options) (report, error) {
 }
 
 // deregister removes an agent from the registrar. One that is not there is no error.
-func deregister(ctx context.Context, t *Tenant, o *options) (report, error) {
+func deregister(ctx context.Context, t *tenant, o *options) (report, error) {
 	v, err := t.registrarVersion(ctx)
 	if err != nil {
 		return nil, err

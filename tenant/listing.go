@@ -17,7 +17,7 @@ type ids struct {
 	at       addresses
 }
 
-func listEnrolled(ctx context.Context, t *Tenant, o *options) (report, error) {
+func listEnrolled(ctx context.Context, t *tenant, o *options) (report, error) {
 	v, err := t.verifierVersion(ctx)
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func listEnrolled(ctx context.Context, t *Tenant, o *options) (report, error) {
 	return ids{flat, true, t.addresses()}, nil
 }
 
-func listRegistered(ctx context.Context, t *Tenant, _ *options) (report, error) {
+func listRegistered(ctx context.Context, t *tenant, _ *options) (report, error) {
 	v, err := t.registrarVersion(ctx)
 	if err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ type roster struct {
 	at     addresses
 }
 
-func bulkInfo(ctx context.Context, t *Tenant, o *options) (report, error) {
+func bulkInfo(ctx context.Context, t *tenant, o *options) (report, error) {
 	v, err := t.verifierVersion(ctx)
 	if err != nil {
 		return nil, err

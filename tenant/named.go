@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"keylime/internal/api"
 )
@@ -20,7 +21,7 @@ type policyKind struct {
 	listed   string // and before the answer to list
 
 	name   func(*options) string
-	upload func(ctx context.Context, t *Tenant, o *options) (any, error) // the body for add and update
+	upload func(ctx context.Context, t *tenant, o *options) (any, error) // the body for add and update
 	add    func(ctx context.Context, c *api.VerifierClient, v, name string, body any) error
 	update func(ctx context.Context, c *api.VerifierClient, v, name string, body any) error
 	get    func(ctx context.Context, c *api.VerifierClient, v, name string) (any, error)
@@ -33,7 +34,7 @@ func runtimePolicies() policyKind {
 		title: "runtime policy", command: "runtime-policy", nameFlag: "--runtime-policy-name",
 		shown: "Show allowlist command response", listed: "list command response",
 		name: func(o *options) string { return o.runtimePolicyName },
-		upload: func(ctx context.Context, t *Tenant, o *options) (any, error) {
+		upload: func(ctx context.Context, t *tenant, o *options) (any, error) {
 			text, err := t.runtimePolicy(ctx, o)
 			if err != nil {
 				return nil, err
@@ -68,7 +69,7 @@ func measuredBootPolicies() policyKind {
 		title: "measured-boot policy", command: "mb-policy", nameFlag: "--mb-policy-name",
 		shown: "showmbpolicy command response", listed: "listmbpolicy command response",
 		name: func(o *options) string { return o.mbPolicyName },
-		upload: func(_ context.Context, t *Tenant, o *options) (any, error) {
+		upload: func(_ context.Context, t *tenant, o *options) (any, error) {
 			if o.mbPolicy == "" {
 				return nil, usage("give --mb-policy FILE", "no measured-boot policy given")
 			}
@@ -110,7 +111,7 @@ func (k policyKind) theName(o *options) (string, error) {
 }
 
 // run carries out an action. A refusal by the verifier is reported as well, for upstream prints its text.
-func (k policyKind) run(ctx context.Context, t *Tenant, name string, action named) (report, error) {
+func (k policyKind) run(ctx context.Context, t *tenant, name string, action named) (report, error) {
 	v, err := t.verifierVersion(ctx)
 	if err != nil {
 		return nil, err
@@ -123,24 +124,26 @@ func (k policyKind) run(ctx context.Context, t *Tenant, name string, action name
 		return r, k.explain(t, name, err)
 	}
 	if err != nil {
-		return nil, asking(t.verifier.peer, k.title+" "+name, err)
+		return nil, asking(t.verifier.peer, k.about(name), err)
 	}
 	return r, nil
 }
 
-func (k policyKind) explain(t *Tenant, name string, err error) error {
+func (k policyKind) explain(t *tenant, name string, err error) error {
 	switch {
 	case notFound(err):
 		return failure(exitNotFound, "`keylime tenant "+k.command+" list` shows the policies there are, `… add` makes one", "%v: %s %s: %w", t.verifier.peer, k.title, name, brief{err})
 	case api.IsStatus(err, http.StatusConflict):
 		return failure(exitFailed, "a policy that exists is changed with `keylime tenant "+k.command+" update`; one in use can be deleted when its agents are", "%v: %s %s: %w", t.verifier.peer, k.title, name, brief{err})
 	}
-	return asking(t.verifier.peer, k.title+" "+name, err)
+	return asking(t.verifier.peer, k.about(name), err)
 }
 
+func (k policyKind) about(name string) string { return strings.TrimSpace(k.title + " " + name) }
+
 // uploads makes a command that sends a policy's text.
-func (k policyKind) uploads(did string, send func(ctx context.Context, c *api.VerifierClient, v, name string, body any) error) func(context.Context, *Tenant, *options) (report, error) {
-	return func(ctx context.Context, t *Tenant, o *options) (report, error) {
+func (k policyKind) uploads(did string, send func(ctx context.Context, c *api.VerifierClient, v, name string, body any) error) func(context.Context, *tenant, *options) (report, error) {
+	return func(ctx context.Context, t *tenant, o *options) (report, error) {
 		name, err := k.theName(o)
 		if err != nil {
 			return nil, err
@@ -155,16 +158,16 @@ func (k policyKind) uploads(did string, send func(ctx context.Context, c *api.Ve
 	}
 }
 
-func (k policyKind) addCommand() func(context.Context, *Tenant, *options) (report, error) {
+func (k policyKind) addCommand() func(context.Context, *tenant, *options) (report, error) {
 	return k.uploads("added", k.add)
 }
 
-func (k policyKind) updateCommand() func(context.Context, *Tenant, *options) (report, error) {
+func (k policyKind) updateCommand() func(context.Context, *tenant, *options) (report, error) {
 	return k.uploads("updated; its agents are judged by it from their next round on", k.update)
 }
 
-func (k policyKind) showCommand() func(context.Context, *Tenant, *options) (report, error) {
-	return func(ctx context.Context, t *Tenant, o *options) (report, error) {
+func (k policyKind) showCommand() func(context.Context, *tenant, *options) (report, error) {
+	return func(ctx context.Context, t *tenant, o *options) (report, error) {
 		name, err := k.theName(o)
 		if err != nil {
 			return nil, err
@@ -176,8 +179,8 @@ func (k policyKind) showCommand() func(context.Context, *Tenant, *options) (repo
 	}
 }
 
-func (k policyKind) deleteCommand() func(context.Context, *Tenant, *options) (report, error) {
-	return func(ctx context.Context, t *Tenant, o *options) (report, error) {
+func (k policyKind) deleteCommand() func(context.Context, *tenant, *options) (report, error) {
+	return func(ctx context.Context, t *tenant, o *options) (report, error) {
 		name, err := k.theName(o)
 		if err != nil {
 			return nil, err
@@ -188,8 +191,8 @@ func (k policyKind) deleteCommand() func(context.Context, *Tenant, *options) (re
 	}
 }
 
-func (k policyKind) listCommand() func(context.Context, *Tenant, *options) (report, error) {
-	return func(ctx context.Context, t *Tenant, _ *options) (report, error) {
+func (k policyKind) listCommand() func(context.Context, *tenant, *options) (report, error) {
+	return func(ctx context.Context, t *tenant, _ *options) (report, error) {
 		return k.run(ctx, t, "", func(ctx context.Context, c *api.VerifierClient, v, _ string) (policyReport, error) {
 			list, results, err := k.list(ctx, c, v)
 			return policyReport{headline: k.listed, list: append([]string{}, list...), answer: answer{http.StatusOK, "Success", results}}, err

@@ -23,7 +23,7 @@ func shown(t testing.TB, format string, colour bool, r report) string {
 func failedAgent(event, context string) agentReport {
 	severity := 6
 	return agentReport{agent: "A", verifier: &api.VerifierAgent{
-		OperationalState: 9, TPMPolicy: `{"22": ["aa"], "mask": "0x400400"}`, HasRuntimePolicy: 1, VerifierID: "default", VerifierIP: "192.0.2.1", VerifierPort: 8881,
+		OperationalState: 9, TPMPolicy: `{"22": ["` + strings.Repeat("aa", 32) + `"], "mask": "0x400400"}`, HasRuntimePolicy: 1, VerifierID: "default", VerifierIP: "192.0.2.1", VerifierPort: 8881,
 		HashAlg: "sha256", EncAlg: "rsa2048", SignAlg: "rsassa", SeverityLevel: &severity, LastEventID: &event,
 		AttestationCount: 12, LastSuccess: 1_799_999_997, AttestationStatus: "FAIL", AttestationPeriod: "2s",
 		LastEventContext: json.RawMessage(context), RuntimePolicyName: "production", RuntimePolicyDigest: strings.Repeat("ab", 32),
@@ -38,7 +38,7 @@ func TestStatusTellsWhichFileFailed(t *testing.T) {
 attestation    FAIL (invalid quote)
 good quotes    12, last 3 s ago; one every 2s
 algorithms     sha256, rsa2048, rsassa
-policies       runtime policy production (sha256 abababababab...), digests of 1 PCRs
+policies       runtime policy production (sha256 abababababab...), digests of PCRs [22]
 verifier       default at 192.0.2.1 port 8881
 failure        ima.validation.ima-ng.runtime_policy_hash
   file         /usr/bin/evil

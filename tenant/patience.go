@@ -59,10 +59,11 @@ func (p patience) retry(ctx context.Context, try func() (final bool, err error),
 }
 
 // poll calls try in short steps, which grow to the retry interval, until it is done or the whole patience is used
-// up. It reports whether it was done. Something that happens within milliseconds is seen within milliseconds.
-func (p patience) poll(ctx context.Context, try func() (done bool, err error), waiting func(left time.Duration)) (bool, error) {
-	const firstStep = 50 * time.Millisecond
-	left := p.total()
+// up. It reports whether it was done. Something that happens within milliseconds is seen within milliseconds; slow is
+// called once, when it takes longer than a person expects.
+func (p patience) poll(ctx context.Context, try func() (done bool, err error), slow func(left time.Duration)) (bool, error) {
+	const firstStep, unnoticed = 50 * time.Millisecond, time.Second
+	left, waited := p.total(), time.Duration(0)
 	for step := firstStep; ; step = min(2*step, p.interval) {
 		done, err := try()
 		if done || err != nil {
@@ -72,11 +73,13 @@ func (p patience) poll(ctx context.Context, try func() (done bool, err error), w
 			return false, nil
 		}
 		step = max(min(step, left), time.Millisecond)
-		waiting(left)
+		if waited < unnoticed && waited+step >= unnoticed {
+			slow(left)
+		}
 		if err := sleep(ctx, step); err != nil {
 			return false, err
 		}
-		left -= step
+		left, waited = left-step, waited+step
 	}
 }
 

@@ -67,14 +67,15 @@ func TestPollSeesSoonAndWaitsLong(t *testing.T) {
 		p := patience{2 * time.Second, 5, true}
 		start := time.Now()
 		ready := start.Add(120 * time.Millisecond)
-		done, err := p.poll(t.Context(), func() (bool, error) { return !time.Now().Before(ready), nil }, func(time.Duration) {})
-		if waited := time.Since(start); !done || err != nil || waited > 200*time.Millisecond {
-			t.Errorf("ready after 120ms: seen after %v, %v, %v", waited, done, err)
+		told := 0
+		done, err := p.poll(t.Context(), func() (bool, error) { return !time.Now().Before(ready), nil }, func(time.Duration) { told++ })
+		if waited := time.Since(start); !done || err != nil || waited > 200*time.Millisecond || told != 0 {
+			t.Errorf("ready after 120ms: seen after %v, %v, %v; told %d times", waited, done, err, told)
 		}
 		start = time.Now()
-		done, err = p.poll(t.Context(), func() (bool, error) { return false, nil }, func(time.Duration) {})
-		if waited := time.Since(start); done || err != nil || waited != 30*time.Second {
-			t.Errorf("never ready: gave up after %v, %v, %v", waited, done, err)
+		done, err = p.poll(t.Context(), func() (bool, error) { return false, nil }, func(time.Duration) { told++ })
+		if waited := time.Since(start); done || err != nil || waited != 30*time.Second || told != 1 {
+			t.Errorf("never ready: gave up after %v, %v, %v; told %d times", waited, done, err, told)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

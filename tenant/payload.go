@@ -15,7 +15,7 @@ type delivery struct {
 }
 
 // prepareDelivery makes the delivery that the options ask for. It may create certificates; it asks nothing of anyone.
-func (t *Tenant) prepareDelivery(o *options) (delivery, error) {
+func (t *tenant) prepareDelivery(o *options) (delivery, error) {
 	d := delivery{metadata: "{}"}
 	var err error
 	switch {
@@ -34,7 +34,7 @@ func (t *Tenant) prepareDelivery(o *options) (delivery, error) {
 }
 
 // deliverFile encrypts a file with a new key.
-func (t *Tenant) deliverFile(d *delivery, name string) error {
+func (t *tenant) deliverFile(d *delivery, name string) error {
 	plaintext, err := readFile(name, int64(t.cfg.MaxPayloadSize))
 	if err != nil {
 		return failure(exitFailed, "check --file and max_payload_size of [tenant]", "payload: %w", err)
@@ -43,7 +43,7 @@ func (t *Tenant) deliverFile(d *delivery, name string) error {
 }
 
 // seal encrypts plaintext with a new key.
-func (t *Tenant) seal(d *delivery, plaintext []byte) error {
+func (t *tenant) seal(d *delivery, plaintext []byte) error {
 	keys, err := newShares(t.random)
 	if err != nil {
 		return err
@@ -54,7 +54,7 @@ func (t *Tenant) seal(d *delivery, plaintext []byte) error {
 }
 
 // deliverSealed takes a key made before, and a payload encrypted with it, if any.
-func (t *Tenant) deliverSealed(d *delivery, keyFile, payloadFile string) error {
+func (t *tenant) deliverSealed(d *delivery, keyFile, payloadFile string) error {
 	text, err := readFile(keyFile, 4<<10)
 	if err != nil {
 		return failure(exitFailed, "check --key", "key file: %w", err)

@@ -23,9 +23,9 @@ import (
 	"keylime/internal/recorded"
 )
 
-// packer is a Tenant that can prepare deliveries. Its CA has the subject of Keylime's defaults.
-func packer(notes io.Writer) *Tenant {
-	return &Tenant{
+// packer is a tenant that can prepare deliveries. Its CA has the subject of Keylime's defaults.
+func packer(notes io.Writer) *tenant {
+	return &tenant{
 		cfg: config.Tenant{MaxPayloadSize: 1 << 20},
 		ca: config.CA{Password: "test", Country: "US", CommonName: "Keylime Certificate Authority", State: "MA", Locality: "Lexington",
 			Organization: "Keylime", OrgUnit: "53", CALifetime: 3650 * 24 * 3600e9, CertLifetime: 365 * 24 * 3600e9, Bits: 2048, CRLDist: "http://localhost:38080/crl"},
@@ -190,17 +190,17 @@ func TestCertificatePackage(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
-		spoil func(*options, *Tenant)
+		spoil func(*options, *tenant)
 		wrong string
 	}{
-		{"an id that is the administrator's", func(o *options, _ *Tenant) { o.agent = "client" }, "name of another certificate"},
-		{"an id that is the notifier's", func(o *options, _ *Tenant) { o.agent = notifier }, "name of another certificate"},
-		{"a file in the place of a certificate", func(o *options, _ *Tenant) {
+		{"an id that is the administrator's", func(o *options, _ *tenant) { o.agent = "client" }, "name of another certificate"},
+		{"an id that is the notifier's", func(o *options, _ *tenant) { o.agent = notifier }, "name of another certificate"},
+		{"a file in the place of a certificate", func(o *options, _ *tenant) {
 			o.include = filepath.Dir(writeFile(t, "cacert.crt", "x"))
 		}, "has a file cacert.crt already"},
-		{"no directory", func(o *options, _ *Tenant) { o.include = "/nonexistent" }, "no such file"},
-		{"another password", func(o *options, tn *Tenant) { o.agent = "B"; tn.ca.Password = "other" }, "password"},
-		{"too much", func(o *options, _ *Tenant) {
+		{"no directory", func(o *options, _ *tenant) { o.include = "/nonexistent" }, "no such file"},
+		{"another password", func(o *options, tn *tenant) { o.agent = "B"; tn.ca.Password = "other" }, "password"},
+		{"too much", func(o *options, _ *tenant) {
 			o.include = filepath.Dir(writeFile(t, "big", strings.Repeat("x", 1<<20)))
 		}, "max_payload_size"},
 	} {

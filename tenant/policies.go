@@ -35,8 +35,13 @@ type appraisal struct {
 	mbPolicyName      string
 }
 
+// demandsNothing: no PCR but the one that binds the transport key is asked for.
+func (a appraisal) demandsNothing() bool { return a.tpmPolicy == tpmPolicyOfNothing }
+
+const tpmPolicyOfNothing = `{"mask": "0x0"}`
+
 // appraisal reads and checks the policies that the options name. Nothing is asked of any server of Keylime.
-func (t *Tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
+func (t *tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
 	a := appraisal{runtimePolicyName: o.runtimePolicyName, mbPolicyName: o.mbPolicyName}
 	for flag, name := range map[string]string{"--runtime-policy-name": a.runtimePolicyName, "--mb-policy-name": a.mbPolicyName} {
 		if name != "" && !api.ValidPolicyName(name) {
@@ -60,7 +65,7 @@ func (t *Tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
 }
 
 // runtimePolicy is the policy's text from file or URL, validated; nil when the options name none.
-func (t *Tenant) runtimePolicy(ctx context.Context, o *options) ([]byte, error) {
+func (t *tenant) runtimePolicy(ctx context.Context, o *options) ([]byte, error) {
 	var (
 		text   []byte
 		source = o.runtimePolicy
@@ -107,7 +112,7 @@ func isEnvelope(text []byte) bool {
 }
 
 // mbPolicy is the text of a measured-boot policy.
-func (t *Tenant) mbPolicy(name string) (*string, error) {
+func (t *tenant) mbPolicy(name string) (*string, error) {
 	if name == "default" {
 		if name = t.cfg.MBRefState; name == "" {
 			return nil, usage("set mb_refstate, or name the file", "--mb-policy default: mb_refstate of [tenant] is not set")

@@ -106,7 +106,7 @@ const goodPolicy = `{"meta":{"version":1,"generator":3},"release":0,"digests":{"
 
 func TestAppraisals(t *testing.T) {
 	t.Parallel()
-	tn := &Tenant{cfg: config.Tenant{}, notes: &strings.Builder{}}
+	tn := &tenant{cfg: config.Tenant{}, notes: &strings.Builder{}}
 	file, boot := writeFile(t, "policy.json", goodPolicy), writeFile(t, "boot.json", `{"has_secureboot": true}`)
 	tn.cfg.MBRefState = boot
 	sum := sha256.Sum256([]byte(goodPolicy))

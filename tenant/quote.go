@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"keylime/internal/api"
+	"keylime/internal/pki"
 	"keylime/tpm"
 )
 
@@ -27,7 +28,7 @@ type identity struct {
 }
 
 // proveIdentity asks the agent for an identity quote, with a fresh nonce for each try, and checks it.
-func (t *Tenant) proveIdentity(ctx context.Context, r *registration, a *agent) (identity, error) {
+func (t *tenant) proveIdentity(ctx context.Context, r *registration, a *agent) (identity, error) {
 	var id identity
 	err := t.patience.retry(ctx, func() (final bool, err error) {
 		nonce, err := randomText(t.random, nonceLength)
@@ -39,21 +40,38 @@ func (t *Tenant) proveIdentity(ctx context.Context, r *registration, a *agent) (
 			return !temporary(err), asking(a.peer, "ask for an identity quote", err)
 		}
 		id, err = checkQuote(r, nonce, res, t.accepted())
-		if err != nil {
-			err = failure(exitUntrusted, "do not enrol this agent before the cause is known; its registration must be of this TPM and this boot", "identity quote of agent %s at %s: %w", r.agent, a.peer.addr, err)
-		}
-		return !errors.Is(err, tpm.ErrClockUnsafe), err
+		return !errors.Is(err, tpm.ErrClockUnsafe), distrust(r, a, err)
 	}, func(n int, wait time.Duration, err error) {
 		t.note("%v; try %d of %d in %v (Ctrl-C stops)", cause(err), n+1, t.patience.tries, wait)
 	})
 	return id, err
 }
 
+// distrust says what a quote that did not verify means for the operator.
+func distrust(r *registration, a *agent, err error) error {
+	if err == nil {
+		return nil
+	}
+	hint := "do not enrol this agent before the cause is known: its registration must be of the TPM that answers"
+	var refused notAccepted
+	if errors.As(err, &refused) {
+		hint = "if it is strong enough for you, add it to " + refused.option + " of [tenant]"
+	}
+	return failure(exitUntrusted, hint, "identity quote of agent %s at %s: %w", r.agent, a.peer.addr, err)
+}
+
+// notAccepted is an algorithm that the configuration does not list.
+type notAccepted struct{ kind, alg, option string }
+
+func (n notAccepted) Error() string {
+	return fmt.Sprintf("%s algorithm %q is not in %s", n.kind, n.alg, n.option)
+}
+
 // temporary reports whether asking again may help: the agent gave no answer, or said that it is busy.
 func temporary(err error) bool {
 	var answer *api.Error
 	if !errors.As(err, &answer) {
-		return !errors.Is(err, context.Canceled) && tlsHint(peer{}, err) == ""
+		return !errors.Is(err, context.Canceled) && !errors.Is(err, pki.ErrOtherCertificate) && tlsHint(err) == ""
 	}
 	return answer.Status == http.StatusServiceUnavailable || answer.Status == http.StatusGatewayTimeout
 }
@@ -66,18 +84,17 @@ type acceptance struct{ hash, enc, sign []string }
 func checkQuote(r *registration, nonce string, res api.QuoteResults, accept acceptance) (identity, error) {
 	bank, err := tpm.ParseHash(res.HashAlg)
 	if err != nil || !slices.Contains(accept.hash, res.HashAlg) {
-		return identity{}, fmt.Errorf("hash algorithm %q is not in accept_tpm_hash_algs", res.HashAlg)
+		return identity{}, notAccepted{"hash", res.HashAlg, "accept_tpm_hash_algs"}
 	}
-	// What the key is counts, and what the agent says must agree with the list too: the verifier goes by that.
-	for _, alg := range []string{res.EncAlg, r.ak.EncAlg()} {
-		if !acceptsEnc(accept.enc, alg) {
-			return identity{}, fmt.Errorf("encryption algorithm %q is not in accept_tpm_encryption_algs", alg)
-		}
-	}
-	for _, alg := range []string{res.SignAlg, r.ak.SignAlg()} {
-		if !slices.Contains(accept.sign, alg) {
-			return identity{}, fmt.Errorf("signing algorithm %q is not in accept_tpm_signing_algs", alg)
-		}
+	switch {
+	case !tpm.AcceptsKeyType(accept.enc, res.EncAlg):
+		return identity{}, notAccepted{"encryption", res.EncAlg, "accept_tpm_encryption_algs"}
+	case tpm.KeyType(res.EncAlg) != r.ak.EncAlg():
+		return identity{}, fmt.Errorf("encryption algorithm %q is not that of the AK, %s", res.EncAlg, r.ak.EncAlg())
+	case !slices.Contains(accept.sign, res.SignAlg):
+		return identity{}, notAccepted{"signing", res.SignAlg, "accept_tpm_signing_algs"}
+	case res.SignAlg != r.ak.SignAlg():
+		return identity{}, fmt.Errorf("signing algorithm %q is not that of the AK, %s", res.SignAlg, r.ak.SignAlg())
 	}
 	if res.PubKey == nil {
 		return identity{}, errors.New("the answer lacks pubkey")
@@ -115,21 +132,6 @@ func parseTransportKey(text string) (*rsa.PublicKey, error) {
 		return nil, errors.New("transport key: want RSA of 2048 to 8192 bits")
 	}
 	return public, nil
-}
-
-// acceptsEnc: agents before API 2.5 say "rsa" and "ecc" for rsa2048 and ecc256, and so do lists.
-func acceptsEnc(list []string, alg string) bool {
-	return slices.ContainsFunc(list, func(a string) bool { return a == alg || sized(a) == sized(alg) })
-}
-
-func sized(alg string) string {
-	switch alg {
-	case "rsa":
-		return "rsa2048"
-	case "ecc":
-		return "ecc256"
-	}
-	return alg
 }
 
 // cause is an error's message without its hint.

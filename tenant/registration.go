@@ -20,7 +20,7 @@ type registration struct {
 }
 
 // lookup asks the registrar for an agent.
-func (t *Tenant) lookup(ctx context.Context, agent string) (api.RegistrarAgent, error) {
+func (t *tenant) lookup(ctx context.Context, agent string) (api.RegistrarAgent, error) {
 	v, err := t.registrarVersion(ctx)
 	if err != nil {
 		return api.RegistrarAgent{}, err
@@ -34,7 +34,7 @@ func (t *Tenant) lookup(ctx context.Context, agent string) (api.RegistrarAgent, 
 }
 
 // registered looks an agent up and parses its keys.
-func (t *Tenant) registered(ctx context.Context, agent string) (*registration, error) {
+func (t *tenant) registered(ctx context.Context, agent string) (*registration, error) {
 	record, err := t.lookup(ctx, agent)
 	if err != nil {
 		return nil, err

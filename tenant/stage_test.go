@@ -208,14 +208,14 @@ func environment(dir string, registrar, verifier int, set map[string]string) []s
 	return env
 }
 
-// tenant is a Tenant on this stage.
-func (s *stage) tenant(t testing.TB, notes io.Writer, set map[string]string) *Tenant {
+// tenant is one on this stage.
+func (s *stage) tenant(t testing.TB, notes io.Writer, set map[string]string) *tenant {
 	t.Helper()
 	cfg, _, err := config.LoadTenant(config.Sources{Environ: s.environment(set), Root: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	tn, err := New(cfg, packer(notes).ca, notes)
+	tn, err := newTenant(cfg, packer(notes).ca, notes)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,11 +2,12 @@ package tenant
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"keylime/internal/api"
+	"keylime/internal/policy"
 )
 
 // addresses are where registrar and verifier were asked, for the lines that name them.
@@ -15,12 +16,12 @@ type addresses struct {
 	registrarPort, verifierPort int
 }
 
-func (t *Tenant) addresses() addresses {
+func (t *tenant) addresses() addresses {
 	return addresses{t.registrar.host, t.verifier.host, t.registrar.port, t.verifier.port}
 }
 
 // verifierStatus asks the verifier for one agent.
-func (t *Tenant) verifierStatus(ctx context.Context, agent string) (*api.VerifierAgent, error) {
+func (t *tenant) verifierStatus(ctx context.Context, agent string) (*api.VerifierAgent, error) {
 	v, err := t.verifierVersion(ctx)
 	if err != nil {
 		return nil, err
@@ -38,8 +39,8 @@ func (t *Tenant) verifierStatus(ctx context.Context, agent string) (*api.Verifie
 }
 
 // statusOf makes a command that reports on one agent from registrar, verifier or both.
-func statusOf(registrar, verifier bool) func(context.Context, *Tenant, *options) (report, error) {
-	return func(ctx context.Context, t *Tenant, o *options) (report, error) {
+func statusOf(registrar, verifier bool) func(context.Context, *tenant, *options) (report, error) {
+	return func(ctx context.Context, t *tenant, o *options) (report, error) {
 		r := agentReport{agent: o.agent, at: t.addresses(), push: o.pushModel}
 		if registrar {
 			record, err := t.lookup(ctx, o.agent)
@@ -87,6 +88,8 @@ var stateLabels = [...]string{
 	"Failed", "Terminated", "Invalid Quote", "Tenant Quote Failed",
 }
 
+const stateStopped = 10 // after a failed --verify
+
 func stateLabel(state int) string {
 	if state < 0 || state >= len(stateLabels) {
 		return fmt.Sprintf("State %d", state)
@@ -106,6 +109,9 @@ func verdictTint(status string) tint {
 }
 
 func (r agentReport) people(s *screen) {
+	if r.orNothing() == nil {
+		return
+	}
 	s.field("agent", r.agent)
 	if r.registrar != nil {
 		r.peopleRegistrar(s)
@@ -155,7 +161,7 @@ func (r agentReport) peopleVerifier(s *screen) {
 // policySummary says what the agent is held to. An agent that is held to nothing passes, so that must be seen.
 func policySummary(v *api.VerifierAgent) string {
 	var parts []string
-	if v.HasRuntimePolicy != 0 {
+	if judgedByRuntimePolicy(v) {
 		name := "runtime policy"
 		if v.RuntimePolicyName != "" {
 			name += " " + v.RuntimePolicyName
@@ -168,16 +174,21 @@ func policySummary(v *api.VerifierAgent) string {
 	if v.HasMBRefstate != 0 {
 		parts = append(parts, "measured boot")
 	}
-	var tpmPolicy map[string]json.RawMessage
-	if json.Unmarshal([]byte(v.TPMPolicy), &tpmPolicy) == nil {
-		if digests := len(tpmPolicy) - 1; digests > 0 {
-			parts = append(parts, fmt.Sprintf("digests of %d PCRs", digests))
-		}
+	if pcrs, err := policy.ParsePCR(v.TPMPolicy); err == nil && pcrs.Constrained() != 0 {
+		parts = append(parts, fmt.Sprintf("digests of PCRs %v", pcrs.Constrained().PCRs()))
 	}
 	if len(parts) == 0 {
 		return "none: only the TPM's identity is checked"
 	}
 	return strings.Join(parts, ", ")
+}
+
+// judgedByRuntimePolicy: a verifier that does not say by what it judges shows it as has_runtime_policy.
+func judgedByRuntimePolicy(v *api.VerifierAgent) bool {
+	if v.Appraises != nil {
+		return slices.Contains(v.Appraises, "runtime_policy")
+	}
+	return v.HasRuntimePolicy != 0
 }
 
 // program is the shape of all reports on one agent.

@@ -18,8 +18,8 @@ import (
 	"keylime/internal/pki"
 )
 
-// Tenant carries out commands at one registrar and one verifier. It is for one command at a time.
-type Tenant struct {
+// tenant carries out commands at one registrar and one verifier. It is for one command at a time.
+type tenant struct {
 	cfg config.Tenant
 	ca  config.CA // for certificate packages
 
@@ -33,10 +33,10 @@ type Tenant struct {
 	now    func() time.Time
 }
 
-// New makes a Tenant. It reads the client certificate and the CAs that the configuration names, and contacts nobody.
+// newTenant makes a tenant. It reads the client certificate and the CAs that the configuration names, and contacts nobody.
 // Progress and warnings go to notes.
-func New(cfg config.Tenant, ca config.CA, notes io.Writer) (*Tenant, error) {
-	t := &Tenant{
+func newTenant(cfg config.Tenant, ca config.CA, notes io.Writer) (*tenant, error) {
+	t := &tenant{
 		cfg: cfg, ca: ca, notes: notes, random: rand.Reader, now: time.Now,
 		patience: patience{cfg.RetryInterval, cfg.MaxRetries, cfg.ExponentialBackoff},
 	}
@@ -52,7 +52,7 @@ func New(cfg config.Tenant, ca config.CA, notes io.Writer) (*Tenant, error) {
 }
 
 // clientTLS are the settings for talking to a host.
-func (t *Tenant) clientTLS(host string) (*tls.Config, error) {
+func (t *tenant) clientTLS(host string) (*tls.Config, error) {
 	files := t.cfg.TLS.ClientFiles()
 	files.Host = host
 	settings, err := pki.ClientTLS(files)
@@ -62,17 +62,17 @@ func (t *Tenant) clientTLS(host string) (*tls.Config, error) {
 	return settings, nil
 }
 
-func (t *Tenant) httpClient(settings *tls.Config) *http.Client {
-	return &http.Client{Timeout: t.cfg.RequestTimeout, Transport: &http.Transport{TLSClientConfig: settings, ForceAttemptHTTP2: true}}
+func (t *tenant) httpClient(settings *tls.Config) *http.Client {
+	return &http.Client{Timeout: t.cfg.RequestTimeout, Transport: &http.Transport{TLSClientConfig: settings}}
 }
 
 // note tells the user what takes time; warn what they should know.
-func (t *Tenant) note(format string, args ...any) { fmt.Fprintf(t.notes, format+"\n", args...) }
-func (t *Tenant) warn(format string, args ...any) {
+func (t *tenant) note(format string, args ...any) { fmt.Fprintf(t.notes, format+"\n", args...) }
+func (t *tenant) warn(format string, args ...any) {
 	fmt.Fprintf(t.notes, "warning: "+format+"\n", args...)
 }
 
-func (t *Tenant) accepted() acceptance {
+func (t *tenant) accepted() acceptance {
 	return acceptance{t.cfg.AcceptTPMHashAlgs, t.cfg.AcceptTPMEncryptionAlgs, t.cfg.AcceptTPMSigningAlgs}
 }
 
@@ -86,7 +86,7 @@ type server[C any] struct {
 }
 
 // connect makes the way to a server; no connection is opened yet.
-func connect[C any](t *Tenant, role, host string, port int, client func(string, *http.Client) C) (*server[C], error) {
+func connect[C any](t *tenant, role, host string, port int, client func(string, *http.Client) C) (*server[C], error) {
 	base, err := baseURL("https", host, port)
 	if err != nil {
 		return nil, usage("correct "+role+"_ip of [tenant], or the flag", "%s: %w", role, err)
@@ -131,10 +131,10 @@ func (s *server[C]) agree(ctx context.Context, ask func(context.Context) (api.Ve
 	return s.version, nil
 }
 
-func (t *Tenant) registrarVersion(ctx context.Context) (string, error) {
+func (t *tenant) registrarVersion(ctx context.Context) (string, error) {
 	return t.registrar.agree(ctx, t.registrar.client.Version)
 }
 
-func (t *Tenant) verifierVersion(ctx context.Context) (string, error) {
+func (t *tenant) verifierVersion(ctx context.Context) (string, error) {
 	return t.verifier.agree(ctx, t.verifier.client.Version)
 }

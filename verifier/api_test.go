@@ -2,6 +2,7 @@ package verifier
 
 import (
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -83,8 +84,42 @@ func TestAdminRoutesAreForAdministrators(t *testing.T) {
 	if admins != 16 {
 		t.Errorf("%d routes for administrators", admins)
 	}
-	if _, err := v.agent(t.Context(), "a1"); err != nil {
+	if _, err := v.agent(t.Context(), "a1", false); err != nil {
 		t.Errorf("the agent is gone: %v", err)
+	}
+}
+
+// NT-55: who may only look changes nothing, and does not see the payload's key share.
+func TestReadOnlyOperatorsOnlyLook(t *testing.T) {
+	t.Parallel()
+	agent := startAgent(t, "a1")
+	v := newVerifier(t, fastConfig(t), openStore(t))
+	req := agent.enrolment("")
+	share := base64.StdEncoding.EncodeToString(make([]byte, 32))
+	req.V = &share
+	v.add(t, agent, req)
+	base, admin := v.serve(t)
+	ca := testCA(t)
+	made, err := pki.OpenCA(ca.dir, testCAOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	looker := clientWith(t, issue(t, made, ca.dir, pki.Leaf{Name: "looker", Kind: pki.Client, ReadOnly: true}))
+	for _, r := range v.routes() {
+		method, path, _ := strings.Cut(r.Pattern, " ")
+		path = strings.NewReplacer("{version}", "v2.6", "{id}", "a1", "{name}", "a1").Replace(path)
+		status, body := request(t, looker, method, base+path, "{}")
+		if changes := method != http.MethodGet; changes != (status == 403) || changes && !strings.Contains(body, "read-only") {
+			t.Errorf("%s: %d %s", r.Pattern, status, body)
+		}
+	}
+	for _, path := range []string{"/v2.6/agents/a1", "/v2.6/agents?bulk=true"} {
+		if _, body := request(t, looker, "GET", base+path, ""); strings.Contains(body, share) {
+			t.Errorf("%s shows V to a read-only operator", path)
+		}
+		if _, body := request(t, admin, "GET", base+path, ""); !strings.Contains(body, share) {
+			t.Errorf("%s does not show V to the administrator", path)
+		}
 	}
 }
 
@@ -118,8 +153,9 @@ func TestCertificatesOfOthersAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	somebody := pki.Leaf{Name: "somebody", Kind: pki.Client}
 	for name, cert := range map[string]tls.Certificate{
-		"self-signed": selfSigned, "for servers only": serverOnly, "of another CA": issue(t, other, otherDir), "expired": issue(t, past, ca.dir),
+		"self-signed": selfSigned, "for servers only": serverOnly, "of another CA": issue(t, other, otherDir, somebody), "expired": issue(t, past, ca.dir, somebody),
 	} {
 		c := clientWith(t)
 		// Presented whatever the server says that it accepts.
@@ -138,12 +174,12 @@ func TestCertificatesOfOthersAreRefused(t *testing.T) {
 }
 
 // issue has a CA issue a client certificate.
-func issue(t *testing.T, ca *pki.CA, dir string) tls.Certificate {
+func issue(t *testing.T, ca *pki.CA, dir string, leaf pki.Leaf) tls.Certificate {
 	t.Helper()
-	if err := ca.EnsureLeaf(pki.Leaf{Name: "somebody", Kind: pki.Client}); err != nil {
+	if err := ca.EnsureLeaf(leaf); err != nil {
 		t.Fatal(err)
 	}
-	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "somebody-cert.crt"), filepath.Join(dir, "somebody-private.pem"))
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, leaf.Name+"-cert.crt"), filepath.Join(dir, leaf.Name+"-private.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +213,7 @@ func TestSpellingsOfPaths(t *testing.T) {
 			t.Errorf("DELETE %s: %d", path, resp.StatusCode)
 		}
 	}
-	if _, err := v.agent(t.Context(), "a1"); err != nil {
+	if _, err := v.agent(t.Context(), "a1", false); err != nil {
 		t.Errorf("the agent is gone: %v", err)
 	}
 }

@@ -104,6 +104,7 @@ type statusView struct {
 	generator int      // of the runtime policy
 	appraises []string // what evidence is judged by, beside the quote itself
 	interval  time.Duration
+	hideV     bool // the payload's key share is for those who may change something
 }
 
 // agentToAPI is an agent as GET /agents/:id shows it.
@@ -135,7 +136,7 @@ func agentToAPI(a store.Agent, view statusView) api.VerifierAgent {
 		RuntimePolicyDigest: st.RuntimePolicyDigest,
 		Appraises:           view.appraises,
 	}
-	if a.Spec.V != nil {
+	if a.Spec.V != nil && !view.hideV {
 		v := base64.StdEncoding.EncodeToString(a.Spec.V)
 		out.V = &v
 	}

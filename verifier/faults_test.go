@@ -76,7 +76,7 @@ func (l *lateAgent) try(t *testing.T, v *testVerifier, stop bool) error {
 			return err
 		}
 		l.release <- struct{}{}
-		st, err := v.agent(ctx, l.id)
+		st, err := v.agent(ctx, l.id, false)
 		if err != nil {
 			return err
 		}
@@ -89,7 +89,7 @@ func (l *lateAgent) try(t *testing.T, v *testVerifier, stop bool) error {
 		return err
 	}
 	l.release <- struct{}{}
-	if _, err := v.agent(ctx, l.id); err == nil {
+	if _, err := v.agent(ctx, l.id, false); err == nil {
 		return errors.New("the deleted agent is back")
 	}
 	return nil

@@ -196,8 +196,8 @@ func (v *Verifier) logEnrolment(ctx context.Context, a store.Agent) {
 	e.Str("agent", a.ID).Strs("appraises", view.appraises).Str("runtime_policy", a.Spec.RuntimePolicy).Msg("Agent enrolled")
 }
 
-// agent answers GET /agents/:id.
-func (v *Verifier) agent(ctx context.Context, id string) (api.VerifierAgent, error) {
+// agent answers GET /agents/:id. hideV leaves out the payload's key share.
+func (v *Verifier) agent(ctx context.Context, id string, hideV bool) (api.VerifierAgent, error) {
 	a, err := v.store.Agent(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
 		return api.VerifierAgent{}, refuse(http.StatusNotFound, textNoAgent)
@@ -205,7 +205,9 @@ func (v *Verifier) agent(ctx context.Context, id string) (api.VerifierAgent, err
 	if err != nil {
 		return api.VerifierAgent{}, err
 	}
-	return agentToAPI(a, v.view(ctx, a)), nil
+	view := v.view(ctx, a)
+	view.hideV = hideV
+	return agentToAPI(a, view), nil
 }
 
 // view looks up what a status shows beside the record. A policy that cannot be read is shown as none.
@@ -260,13 +262,15 @@ func (v *Verifier) agents(ctx context.Context, verifierID string) (api.VerifierA
 }
 
 // bulk writes what GET /agents?bulk=… answers: an object of id and status.
-func (v *Verifier) bulk(ctx context.Context, verifierID string, w io.Writer) error {
+func (v *Verifier) bulk(ctx context.Context, verifierID string, hideV bool, w io.Writer) error {
 	before := ""
 	if _, err := io.WriteString(w, "{"); err != nil {
 		return err
 	}
 	err := v.eachAgent(ctx, verifierID, func(a store.Agent) error {
-		status, err := json.Marshal(agentToAPI(a, v.view(ctx, a)))
+		view := v.view(ctx, a)
+		view.hideV = hideV
+		status, err := json.Marshal(agentToAPI(a, view))
 		if err != nil {
 			return err
 		}

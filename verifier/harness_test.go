@@ -222,7 +222,7 @@ func encode(t testing.TB, v any) []byte {
 // status is the agent as the API shows it.
 func (tv *testVerifier) status(t testing.TB, id string) api.VerifierAgent {
 	t.Helper()
-	a, err := tv.agent(t.Context(), id)
+	a, err := tv.agent(t.Context(), id, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"keylime/internal/api"
 	"keylime/internal/fleet"
+	"keylime/internal/isolated"
 	"keylime/store"
 	"keylime/tpm"
 )
@@ -273,6 +274,9 @@ func TestPanicFailsTheAgentAlone(t *testing.T) {
 // NT-47: a redirect is an answer that stands, and is never followed.
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	t.Parallel()
+	if !isolated.Run(t) {
+		return
+	}
 	for _, status := range []int{301, 302, 307, 308} {
 		t.Run(strconv.Itoa(status), func(t *testing.T) {
 			t.Parallel()
@@ -297,6 +301,9 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 // NT-47: a name that resolves to an address that is no agent's is not connected to, and at once a failure.
 func TestResolvedAddressIsChecked(t *testing.T) {
 	t.Parallel()
+	if !isolated.Run(t) {
+		return
+	}
 	agent := startAgent(t, "a1")
 	cfg := fastConfig(t)
 	cfg.AllowLoopbackAgents = false

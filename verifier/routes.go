@@ -49,7 +49,7 @@ func (v *Verifier) agentRoutes() []web.Route {
 	return []web.Route{
 		{Pattern: "GET" + collection, Access: web.Admin, Action: "list_agents", Timeout: uploadTimeout, Handle: v.list},
 		{Pattern: "GET" + one, Access: web.Admin, Action: "read_agent",
-			Handle: func(ctx context.Context, r *web.Request) (any, error) { return v.agent(ctx, r.Param("id")) }},
+			Handle: func(ctx context.Context, r *web.Request) (any, error) { return v.agent(ctx, r.Param("id"), r.ReadOnly) }},
 		{Pattern: "POST" + one, Access: web.Admin, Action: "create_agent",
 			MaxBody: int64(v.cfg.MaxUploadSize), Timeout: uploadTimeout, Handle: withBody("id", v.enrol)},
 		{Pattern: "DELETE" + one, Access: web.Admin, Action: "delete_agent", Handle: named("id", v.deleteAgent)},
@@ -119,5 +119,5 @@ func (v *Verifier) list(ctx context.Context, r *web.Request) (any, error) {
 	if r.Query.Get("bulk") == "" {
 		return v.agents(ctx, verifierID)
 	}
-	return web.Stream(func(w io.Writer) error { return v.bulk(ctx, verifierID, w) }), nil
+	return web.Stream(func(w io.Writer) error { return v.bulk(ctx, verifierID, r.ReadOnly, w) }), nil
 }

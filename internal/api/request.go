@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Caps on what a peer may answer, in bytes. They protect this process's memory, not the peer's policy.
@@ -61,9 +63,6 @@ type caller struct {
 }
 
 func newCaller(base string, hc *http.Client) caller {
-	if hc == nil {
-		hc = http.DefaultClient
-	}
 	own := *hc
 	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return caller{base: strings.TrimSuffix(base, "/"), http: &own}
@@ -88,13 +87,44 @@ func path(segments ...string) string {
 }
 
 // call sends one request and decodes the envelope's results into results, unless that is nil. It returns the HTTP
-// status of the answer, 0 when there was none.
+// status of the answer, 0 when there was none. Errors name the request without its query, which holds nonces.
 func (c caller) call(ctx context.Context, r request, results any) (int, error) {
+	req, err := c.build(ctx, r)
+	if err != nil {
+		return 0, err
+	}
+	rsp, err := c.http.Do(req)
+	if err != nil {
+		if sent := (*url.Error)(nil); errors.As(err, &sent) {
+			err = sent.Err
+		}
+		return 0, fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
+	}
+	defer rsp.Body.Close()
+	data, err := readAnswer(rsp, r.limit)
+	if err != nil {
+		return rsp.StatusCode, fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
+	}
+	switch {
+	case rsp.StatusCode < 200 || rsp.StatusCode > 299:
+		refused := answeredError(r, c.base, rsp.StatusCode, data)
+		refused.RetryAfter = rsp.Header.Get("Retry-After")
+		return rsp.StatusCode, refused
+	case rsp.StatusCode == http.StatusNoContent && results == nil:
+		return rsp.StatusCode, nil
+	}
+	if err := decodeEnvelope(data, rsp.StatusCode, results); err != nil {
+		return rsp.StatusCode, fmt.Errorf("%s %s: %w: %w", r.method, c.base+r.path, ErrMalformed, err)
+	}
+	return rsp.StatusCode, nil
+}
+
+func (c caller) build(ctx context.Context, r request) (*http.Request, error) {
 	var body io.Reader
 	if r.body != nil {
 		data, err := json.Marshal(r.body)
 		if err != nil {
-			return 0, fmt.Errorf("encode request: %w", err)
+			return nil, fmt.Errorf("encode request: %w", err)
 		}
 		body = bytes.NewReader(data)
 	}
@@ -104,33 +134,13 @@ func (c caller) call(ctx context.Context, r request, results any) (int, error) {
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("Accept", "application/json")
-	rsp, err := c.http.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer rsp.Body.Close()
-	data, err := readAnswer(rsp, r.limit)
-	if err != nil {
-		return rsp.StatusCode, fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
-	}
-	if rsp.StatusCode < 200 || rsp.StatusCode > 299 {
-		refused := answeredError(r, c.base, rsp.StatusCode, data)
-		refused.RetryAfter = rsp.Header.Get("Retry-After")
-		return rsp.StatusCode, refused
-	}
-	if results == nil {
-		return rsp.StatusCode, nil
-	}
-	if err := decodeResults(data, results); err != nil {
-		return rsp.StatusCode, fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
-	}
-	return rsp.StatusCode, nil
+	return req, nil
 }
 
 func (c caller) get(ctx context.Context, path string, results any) error {
@@ -139,45 +149,24 @@ func (c caller) get(ctx context.Context, path string, results any) error {
 }
 
 // readAnswer reads the body up to the limit; more is ErrMalformed. Reading it whole keeps the connection warm.
-func readAnswer(rsp *http.Response, limit int64) ([]byte, error) {
-	if limit == 0 {
-		limit = smallAnswer
-	}
+func readAnswer(rsp *http.Response, limit int64) (string, error) {
+	limit = cmp.Or(limit, smallAnswer)
 	if rsp.ContentLength > limit {
-		return nil, fmt.Errorf("%w: %d bytes announced, at most %d are read", ErrMalformed, rsp.ContentLength, limit)
+		return "", fmt.Errorf("%w: %d bytes announced, at most %d are read", ErrMalformed, rsp.ContentLength, limit)
 	}
-	var buf bytes.Buffer
-	if rsp.ContentLength > 0 {
-		// A little more than announced, so that the reader sees the end without growing the buffer.
-		buf.Grow(int(min(rsp.ContentLength, 1<<20)) + bytes.MinRead)
-	}
-	n, err := buf.ReadFrom(io.LimitReader(rsp.Body, limit+1))
+	var text strings.Builder
+	text.Grow(int(min(max(rsp.ContentLength, 0), 1<<20))) // what is announced is believed up to 1 MiB
+	n, err := io.Copy(&text, io.LimitReader(rsp.Body, limit+1))
 	if err != nil {
-		return nil, err
+		return "", fmt.Errorf("read the answer: %w", err)
 	}
 	if n > limit {
-		return nil, fmt.Errorf("%w: more than %d bytes", ErrMalformed, limit)
+		return "", fmt.Errorf("%w: more than %d bytes", ErrMalformed, limit)
 	}
-	return buf.Bytes(), nil
+	return text.String(), nil
 }
 
-func decodeResults(data []byte, results any) error {
-	var e struct {
-		Code    int    `json:"code"`
-		Status  string `json:"status"`
-		Results any    `json:"results"`
-	}
-	e.Results = results
-	if err := json.Unmarshal(data, &e); err != nil {
-		return fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	if e.Results == nil {
-		return fmt.Errorf("%w: no results", ErrMalformed)
-	}
-	return nil
-}
-
-func answeredError(r request, base string, status int, data []byte) *Error {
+func answeredError(r request, base string, status int, text string) *Error {
 	e := &Error{Status: status, Method: r.method, URL: base + r.path}
 	var env struct {
 		Status *string `json:"status"`
@@ -186,15 +175,30 @@ func answeredError(r request, base string, status int, data []byte) *Error {
 			Title  string `json:"title"`
 		} `json:"errors"`
 	}
-	if json.Unmarshal(data, &env) != nil {
+	if json.Unmarshal([]byte(text), &env) != nil {
 		return e
 	}
 	e.JSON = true
 	switch {
 	case env.Status != nil:
-		e.Message = *env.Status
+		e.Message = printable(*env.Status)
 	case len(env.Errors) > 0:
-		e.Message = strings.TrimSpace(env.Errors[0].Title + ": " + env.Errors[0].Detail)
+		e.Message = printable(env.Errors[0].Title + ": " + env.Errors[0].Detail)
 	}
 	return e
+}
+
+// printable is a peer's text made fit for logs and terminals: one short line without control characters.
+func printable(s string) string {
+	const most = 500
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	s = strings.ToValidUTF8(s, "?")
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }

@@ -120,9 +120,9 @@ func (r *round) checkAlgorithms() (hash tpm.Hash, ok bool) {
 	switch {
 	case err != nil || !slices.Contains(id.AcceptHash, ev.HashAlg):
 		r.fail(EventInvalidHashAlg, false, algorithmContext("hash", ev.HashAlg, "not accepted for this agent"))
-	case !accepts(id.AcceptEnc, ev.EncAlg):
+	case !tpm.AcceptsKeyType(id.AcceptEnc, ev.EncAlg):
 		r.fail(EventInvalidEncAlg, false, algorithmContext("encryption", ev.EncAlg, "not accepted for this agent"))
-	case unalias(ev.EncAlg) != id.AK.EncAlg():
+	case tpm.KeyType(ev.EncAlg) != id.AK.EncAlg():
 		r.fail(EventInvalidEncAlg, false, algorithmContext("encryption", ev.EncAlg, "not that of the AK, "+id.AK.EncAlg()))
 	case !slices.Contains(id.AcceptSign, ev.SignAlg):
 		r.fail(EventInvalidSignAlg, false, algorithmContext("signing", ev.SignAlg, "not accepted for this agent"))
@@ -132,22 +132,6 @@ func (r *round) checkAlgorithms() (hash tpm.Hash, ok bool) {
 		return hash, true
 	}
 	return 0, false
-}
-
-// accepts compares key types, in their short or long names.
-func accepts(list []string, alg string) bool {
-	return slices.ContainsFunc(list, func(accepted string) bool { return unalias(accepted) == unalias(alg) })
-}
-
-// unalias gives the long form of a key type: before API 2.5 agents say "rsa" and "ecc".
-func unalias(alg string) string {
-	switch alg {
-	case "rsa":
-		return "rsa2048"
-	case "ecc":
-		return "ecc256"
-	}
-	return alg
 }
 
 // failMissing reports PCRs that were asked for and are not in a genuine quote.

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // optionError names the option that an error is about.
@@ -33,7 +34,29 @@ func absoluteDir(name, dir string) (string, error) {
 	if err != nil {
 		return "", optionError(name, "%w", err)
 	}
+	if err := planted(abs, os.Geteuid()); err != nil {
+		return "", optionError(name, "%w", err)
+	}
 	return abs, nil
+}
+
+// planted reports a directory that somebody else made, or could have put files into, before this user uses it for
+// keys and state. One that is not there yet is fine. Root trusts the accounts that own directories, as a service that
+// drops its privileges needs; nobody may use one that everybody can write to.
+func planted(dir string, user int) error {
+	for _, look := range []func(string) (os.FileInfo, error){os.Lstat, os.Stat} { // a link, and what it leads to
+		info, err := look(dir)
+		if err != nil {
+			return nil // absent, or not ours to see: making or opening it will say so
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && user != 0 && st.Uid != 0 && int(st.Uid) != user {
+			return fmt.Errorf("%s belongs to user %d: use a directory of your own", dir, st.Uid)
+		}
+		if info.Mode()&os.ModeSymlink == 0 && info.Mode().Perm()&0o002 != 0 {
+			return fmt.Errorf("%s can be written to by everybody: take that right away with chmod o-w", dir)
+		}
+	}
+	return nil
 }
 
 var hostLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +31,7 @@ type Leaf struct {
 	Kind        Kind
 	Hosts       []string // names and addresses it is for; empty = Name
 	KeyPassword string   // encrypts the private key; "" = plain
+	ReadOnly    bool     // a client that may look, but change nothing
 }
 
 // EnsureLeaf issues the certificate unless its certificate and private key are there.
@@ -119,6 +121,9 @@ func (ca *CA) leafTemplate(l Leaf, serial *big.Int) *x509.Certificate {
 		hosts = []string{l.Name}
 	}
 	t.DNSNames, t.IPAddresses = splitHosts(hosts)
+	if l.ReadOnly {
+		t.URIs = []*url.URL{{Scheme: "urn", Opaque: strings.TrimPrefix(roleURI, "urn:") + roleReadOnly}}
+	}
 	return t
 }
 

@@ -150,6 +150,9 @@ func explain(err error, leaf *x509.Certificate) error {
 	return err
 }
 
+// ErrOtherCertificate is returned by a handshake with an agent that is not the one of the registered certificate.
+var ErrOtherCertificate = errors.New("agent presents another certificate than the one it registered")
+
 // PinnedClient makes the settings for talking to one agent: the server's certificate must be the one that the agent
 // registered, byte for byte. That is the whole check; its names, dates and signature are of no account. base gives the
 // client certificate. Sessions are resumed, and the pin is checked then too.
@@ -163,7 +166,7 @@ func PinnedClient(base *tls.Config, agentCertPEM string) (*tls.Config, error) {
 	cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	verifyOurselves(cfg, func(cs tls.ConnectionState) error {
 		if !cs.PeerCertificates[0].Equal(pin) { // compares all bytes
-			return errors.New("agent presents another certificate than the one it registered: if it was reinstalled, it must be enrolled again")
+			return fmt.Errorf("%w: if it was reinstalled, it must be enrolled again", ErrOtherCertificate)
 		}
 		return nil
 	})

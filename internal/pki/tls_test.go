@@ -12,6 +12,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -181,12 +182,13 @@ func TestAdmin(t *testing.T) {
 		{"of the future", func(c *x509.Certificate) { c.NotBefore = now.Add(time.Second) }, false},
 		{"without common name", func(c *x509.Certificate) { c.Subject.CommonName = "" }, false},
 		{"a CA's", func(c *x509.Certificate) { c.IsCA = true }, false},
+		{"of a role unknown here", func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "urn", Opaque: "keylime:role:janitor"}} }, false},
 	} {
 		c := good()
 		tc.edit(c)
-		name, err := Admin(&tls.ConnectionState{PeerCertificates: []*x509.Certificate{c}, VerifiedChains: [][]*x509.Certificate{{c}}}, now)
-		if (err == nil) != tc.ok || (tc.ok && name != "client") {
-			t.Errorf("%s: %q, %v", tc.name, name, err)
+		op, err := Admin(&tls.ConnectionState{PeerCertificates: []*x509.Certificate{c}, VerifiedChains: [][]*x509.Certificate{{c}}}, now)
+		if (err == nil) != tc.ok || (tc.ok && op != Operator{Name: "client"}) {
+			t.Errorf("%s: %+v, %v", tc.name, op, err)
 		}
 	}
 	for _, cs := range []*tls.ConnectionState{nil, {}} {

@@ -26,12 +26,12 @@ type exchange struct {
 	id    string
 	start time.Time
 
-	route   *route
-	subject string // the path's id or name, for the log
-	admin   string
-	status  int    // of the answer; 0 = not sent yet
-	end     func() // of the handler's context
-	cause   error
+	route    *route
+	subject  string // the path's id or name, for the log
+	operator pki.Operator
+	status   int    // of the answer; 0 = not sent yet
+	end      func() // of the handler's context
+	cause    error
 }
 
 func (rt *Router) begin(w http.ResponseWriter, req *http.Request) *exchange {
@@ -81,7 +81,7 @@ func (x *exchange) serve() (any, error) {
 	x.end = cancel // not before the answer is out: a Stream works in ctx
 	x.deadline(route.Timeout)
 	return route.Handle(ctx, &Request{
-		ID: x.id, Version: params["version"], Admin: x.admin, Peer: peer(x.req), Header: x.req.Header, Query: query,
+		ID: x.id, Version: params["version"], Admin: x.operator.Name, ReadOnly: x.operator.ReadOnly, Peer: peer(x.req), Header: x.req.Header, Query: query,
 		params: params, maxBody: route.MaxBody, length: x.req.ContentLength,
 		body: http.MaxBytesReader(x.w, x.req.Body, route.MaxBody),
 	})
@@ -110,14 +110,20 @@ func (x *exchange) admit() error {
 			Msg: "Action " + x.route.Action + " requires admin authentication (mTLS certificate), without an Authorization header",
 		}
 	}
-	name, err := pki.Admin(x.req.TLS, x.start)
+	op, err := pki.Admin(x.req.TLS, x.start)
 	if err != nil {
 		return &Error{
 			Code: http.StatusForbidden, title: "Forbidden", Err: err,
 			Msg: "Action " + x.route.Action + " requires admin authentication (mTLS certificate)",
 		}
 	}
-	x.admin = name
+	if op.ReadOnly && x.req.Method != http.MethodGet {
+		return &Error{
+			Code: http.StatusForbidden, title: "Forbidden",
+			Msg: "Action " + x.route.Action + " changes something, and the certificate of " + op.Name + " is read-only",
+		}
+	}
+	x.operator = op
 	return nil
 }
 
@@ -164,8 +170,8 @@ func (x *exchange) log() {
 	if x.subject != "" {
 		line.Str("id", harmless(x.subject))
 	}
-	if x.admin != "" {
-		line.Str("admin", harmless(x.admin))
+	if x.operator.Name != "" {
+		line.Str("admin", harmless(x.operator.Name))
 	}
 	if x.cause != nil {
 		line.Str("cause", harmless(x.cause.Error()))

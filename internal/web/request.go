@@ -16,12 +16,14 @@ import (
 
 // Request is what a handler sees of a request. Its methods are for the handler's goroutine only.
 type Request struct {
-	ID      string     // of this exchange, in its log lines and in X-Request-ID
-	Version string     // API version of the path, as "2.6"; "" on a route without one
-	Admin   string     // common name of the administrator's certificate; "" on public routes
-	Peer    netip.Addr // the client's address
-	Header  http.Header
-	Query   url.Values
+	ID      string // of this exchange, in its log lines and in X-Request-ID
+	Version string // API version of the path, as "2.6"; "" on a route without one
+	Admin   string // common name of the administrator's certificate; "" on public routes
+	// ReadOnly: the administrator may see no secret. Routes that change something are closed to them already.
+	ReadOnly bool
+	Peer     netip.Addr // the client's address
+	Header   http.Header
+	Query    url.Values
 
 	params  map[string]string
 	body    io.ReadCloser
