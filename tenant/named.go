@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"keylime/internal/api"
+	"keylime/internal/python"
 )
 
 // policyKind is one of the two kinds of named policies that a verifier keeps. Its functions are the calls for them.
@@ -271,8 +272,8 @@ func (p policyReport) upstream(j *journal) {
 		j.bare("{}")
 		return
 	}
-	j.bare(pythonRepr.of(p.answer))
+	j.bare(python.Repr.Of(p.answer))
 	if p.refused() {
-		j.log("ERROR", "%s", pythonRepr.of(p.answer))
+		j.log("ERROR", "%s", python.Repr.Of(p.answer))
 	}
 }
