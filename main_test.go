@@ -26,9 +26,10 @@ var imports = []struct {
 }{
 	{"tpm", "", "bottom: structures and cryptography only"},
 	{"ima", "tpm", "replays lists against verified PCRs"},
+	{"internal/uefi", "tpm", "replays event logs against verified PCRs"},
 	{"internal/strictjson", "", "bottom: a decoder"},
-	{"internal/policy", "ima tpm internal/strictjson", "compiles what measurements are compared with"},
-	{"internal/attest", "internal/policy ima tpm internal/strictjson", "decides; sees nothing of wire, store or configuration"},
+	{"internal/policy", "ima tpm internal/strictjson internal/uefi", "compiles what measurements are compared with"},
+	{"internal/attest", "internal/policy ima tpm internal/strictjson internal/uefi", "decides; sees nothing of wire, store or configuration"},
 	{"store", "internal/attest internal/policy tpm", "records hold the core's state and verdict; never wire types"},
 	{"store/bolt", "store internal/attest internal/policy tpm", "one engine; never another"},
 	{"store/storetest", "store internal/attest internal/policy tpm", "the contract of every engine"},
@@ -40,7 +41,7 @@ var imports = []struct {
 	{"internal/notify", "internal/api internal/zmtp", "delivers messages; declares the outbox that it needs"},
 	{"tpm/device", "tpm", "the only package that talks to a TPM"},
 	{"internal/recorded", "", "bottom: test data"},
-	{"internal/fleet", "tpm", "software attesters: they speak as agents do"},
+	{"internal/fleet", "tpm internal/uefi", "software attesters: they speak as agents do, and write logs as firmware does"},
 	{"internal/swtpm", "tpm tpm/device internal/fleet", "a software TPM for the demo and the tests; its measurement list is written as fleet writes one"},
 	{"internal/argparse", "", "bottom: command lines as Python's programs take them"},
 	{"internal/python", "", "bottom: how Python prints values"},
@@ -58,7 +59,7 @@ var imports = []struct {
 }
 
 // pure packages decide; they may not reach for the outside world themselves.
-var pure = []string{"tpm", "ima", "internal/policy", "internal/attest", "internal/strictjson"}
+var pure = []string{"tpm", "ima", "internal/uefi", "internal/policy", "internal/attest", "internal/strictjson"}
 
 var impure = []string{
 	"net", "net/http", "os", "os/exec", "log", "log/slog", "math/rand", "math/rand/v2", "crypto/rand",
