@@ -16,19 +16,19 @@ var ErrSecureBootOff = errors.New("the event log has secure boot disabled")
 // BootReference makes the reference state of a boot, JSON for the engines BootExample and BootExampleRelaxed, from a
 // log with SHA-256 digests. A boot without secure boot is ErrSecureBootOff unless allowed. What the log does not hold of
 // kernel and boot loader is an error: a reference state that accepts no boot is none.
-func BootReference(p uefi.Proven, allowSecureBootOff bool) ([]byte, error) {
+func BootReference(p uefi.Proven, o BootReferenceOptions) ([]byte, error) {
 	m := referenceMaker{}
 	for f := range p.Events() {
 		m.event(f)
 	}
-	if !m.secureBoot && !allowSecureBootOff {
+	if !m.secureBoot && !o.WithoutSecureBoot {
 		return nil, ErrSecureBootOff
 	}
 	kernel, err := m.kernel()
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(uefi.Object{
+	reference := uefi.Object{
 		{Name: "has_secureboot", Value: m.secureBoot},
 		{Name: "scrtm_and_bios", Value: []any{uefi.Object{
 			{Name: "scrtm", Value: m.scrtm}, {Name: "platform_firmware", Value: nonNilList(m.blobs)}}}},
@@ -40,7 +40,19 @@ func BootReference(p uefi.Proven, allowSecureBootOff bool) ([]byte, error) {
 		{Name: "mokdig", Value: nonNilList(m.mok)},
 		{Name: "mokxdig", Value: nonNilList(m.mokx)},
 		{Name: "kernels", Value: []any{kernel}},
-	})
+	}
+	if o.FirmwarePrograms && len(m.firmware) > 0 {
+		reference = append(reference, uefi.Field{Name: "firmware_programs", Value: m.firmware})
+	}
+	return json.Marshal(reference)
+}
+
+// BootReferenceOptions are what the maker of a reference state decides.
+type BootReferenceOptions struct {
+	WithoutSecureBoot bool // a boot with secure boot off is fine
+	// FirmwarePrograms lists the programs in the firmware itself, such as its setup, which BootExampleRelaxed lets run
+	// before the boot loader. Keylime's own reference states do not have the field.
+	FirmwarePrograms bool
 }
 
 func nonNilList(list []any) []any {
@@ -55,6 +67,7 @@ type referenceMaker struct {
 	secureBoot, knowsSecureBoot bool
 	scrtm                       uefi.Object
 	blobs, vendor, mok, mokx    []any
+	firmware                    []any            // programs in the firmware
 	keys                        map[string][]any // by variable
 	programs                    []string
 	initrd, vmlinuz             string
@@ -81,7 +94,9 @@ func (m *referenceMaker) event(f uefi.Fact) {
 	case uefi.BootApplication:
 		image, _ := content.(uefi.Object)
 		path, _ := image.Get("DevicePath")
-		if text, _ := path.(string); !firmwarePath.MatchString(text) {
+		if text, _ := path.(string); firmwarePath.MatchString(text) {
+			m.firmware = append(m.firmware, digest)
+		} else {
 			m.programs = append(m.programs, hexDigest)
 		}
 	case uefi.VariableDriverConfig, uefi.VariableAuthority:
@@ -145,7 +160,7 @@ func (m *referenceMaker) ipl(pcr int, text string, digest uefi.Object, hexDigest
 	case text == "MokListX":
 		m.mokx = append(m.mokx, digest)
 	case pcr == 8 && m.commandLine == nil && strings.HasPrefix(text, commandLine):
-		line := regexp.QuoteMeta(strings.TrimPrefix(text, commandLine))
+		line := pythonEscape(strings.TrimPrefix(text, commandLine))
 		m.commandLine = &line
 	case pcr == 9 && m.initrd == "" && (strings.Contains(text, "initrd") || strings.Contains(text, "initramfs")):
 		m.initrd = hexDigest
@@ -175,4 +190,17 @@ func (m *referenceMaker) kernel() (uefi.Object, error) {
 		kernel = append(kernel, uefi.Field{Name: "vmlinuz_plain_sha256", Value: m.vmlinuz})
 	}
 	return append(kernel, uefi.Field{Name: "kernel_cmdline", Value: *m.commandLine}), nil
+}
+
+// pythonEscape makes the pattern of a text as Python's re.escape does, so that reference states are the same whoever
+// makes them.
+func pythonEscape(s string) string {
+	var b strings.Builder
+	for _, c := range s {
+		if strings.ContainsRune("()[]{}?*+-|^$\\.&~# \t\n\r\v\f", c) {
+			b.WriteByte('\\')
+		}
+		b.WriteRune(c)
+	}
+	return b.String()
 }

@@ -53,7 +53,7 @@ func TestRecordedBootsAcceptThemselves(t *testing.T) {
 				raw, _ = base64.StdEncoding.DecodeString(strings.ReplaceAll(string(raw), "\n", ""))
 			}
 			p := believed(t, raw)
-			reference, err := BootReference(p, true)
+			reference, err := BootReference(p, BootReferenceOptions{WithoutSecureBoot: true, FirmwarePrograms: true})
 			if err != nil {
 				t.Fatal(err)
 			}
