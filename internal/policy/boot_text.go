@@ -83,15 +83,6 @@ func kindOf(tree any) string {
 	return "null"
 }
 
-// clipText shortens what an error repeats.
-func clipText(s string) string {
-	const most = 80
-	if len(s) > most {
-		return strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
-}
-
 // truth is Python's truth value of a JSON value.
 func truth(tree any) bool {
 	switch v := tree.(type) {
