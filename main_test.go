@@ -25,8 +25,8 @@ var imports = []struct {
 	why   string
 }{
 	{"tpm", "", "bottom: structures and cryptography only"},
-	{"ima", "tpm", "replays lists against verified PCRs"},
 	{"internal/uefi", "tpm", "replays event logs against verified PCRs"},
+	{"ima", "tpm internal/strictjson", "replays lists against verified PCRs; keyrings are JSON"},
 	{"internal/strictjson", "", "bottom: a decoder"},
 	{"internal/policy", "ima tpm internal/strictjson internal/uefi", "compiles what measurements are compared with"},
 	{"internal/attest", "internal/policy ima tpm internal/strictjson internal/uefi", "decides; sees nothing of wire, store or configuration"},

@@ -41,6 +41,7 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 	var start []byte
 	if first != 0 {
 		start = r.State.PCR10
+		r.keys.proven = r.State.Keyrings
 	}
 	before := len(r.failures)
 	result := ima.Replay(r.Evidence.IMA, start, pcrs, r.Policy.Runtime.LogHash(), func(e *ima.Entry, err error) {
@@ -65,6 +66,7 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 		r.next.PCR10, _ = pcrs.PCR(tpm.PCRIma)
 		r.next.NextEntry = proven
 		r.next.Shown = first + uint64(result.Lines)
+		r.next.Keyrings = r.keys.upTo(proven)
 	}
 }
 
@@ -107,8 +109,18 @@ func (r *round) checkEntry(line uint64, e *ima.Entry, err error) {
 			Line:    line,
 		})
 	default:
-		r.checkFinding(line, e, r.Policy.Runtime.File(e.Name, e.Digest))
+		r.checkFile(line, e)
 	}
+}
+
+// checkFile appraises a file: the policy lists its digest, or somebody trusted signed it. The list is asked first, for
+// it is quick.
+func (r *round) checkFile(line uint64, e *ima.Entry) {
+	f := r.Policy.Runtime.File(e.Name, e.Digest)
+	if f.Reason != policy.Accepted && len(e.Signature) > 0 && r.signed(e) {
+		return
+	}
+	r.checkFinding(line, e, f)
 }
 
 // checkBuffer appraises a key or critical data. Policies name the digest, and so it must be that of the buffer.
@@ -125,7 +137,11 @@ func (r *round) checkBuffer(line uint64, e *ima.Entry) {
 	case ima.UnsupportedKey:
 		r.fail(EventIMAInvalidKey, true, fileContext{Message: text{"the key's algorithm is not supported, keyring ", e.Name}, Line: line})
 	case ima.UsableKey:
-		r.checkFinding(line, e, r.Policy.Runtime.Key(e.Name, e.Digest))
+		f, trusted := r.Policy.Runtime.Key(e.Name, e.Digest)
+		if trusted {
+			r.keys.learn(line, e)
+		}
+		r.checkFinding(line, e, f)
 	case ima.NotKey:
 		r.checkFinding(line, e, r.Policy.Runtime.Buffer(e.Name, e.Digest))
 	}

@@ -28,7 +28,8 @@ type State struct {
 	// The next round must prove them all: an entry once shown cannot be withdrawn.
 	Shown uint64 `json:"shown,omitempty"`
 
-	Keyrings map[string]string `json:"keyrings,omitempty"` // learned keyrings: name → keyring JSON
+	// Keyrings are the keys learned from proven entries: name of the keyring → keyring JSON, as learnedRing has it.
+	Keyrings map[string]string `json:"keyrings,omitempty"`
 }
 
 // stateVersion is the first byte of an encoded State. What follows is JSON of that version's fields.

@@ -58,6 +58,7 @@ func (in *Input) check() error {
 type round struct {
 	Input
 	next     State // becomes the outcome's when all passes
+	keys     learnedKeys
 	again    bool
 	failures []Failure
 	worst    policy.Severity // of failures

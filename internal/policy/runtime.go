@@ -1,6 +1,11 @@
 package policy
 
-import "keylime/tpm"
+import (
+	"slices"
+
+	"keylime/ima"
+	"keylime/tpm"
+)
 
 // The generators of runtime policies, meta.generator.
 const (
@@ -23,7 +28,13 @@ type Runtime struct {
 	buffers         table // critical data by name
 	excludes        excludes
 	ignoredKeyrings []string
+	keys            *ima.Keyring // verification-keys
+	unusableKeys    []error
 }
+
+// UnusableKeys says which of verification-keys cannot be used, and why. Files signed with them are not accepted for
+// their signature.
+func (r *Runtime) UnusableKeys() []error { return r.unusableKeys }
 
 // Generator is meta.generator.
 func (r *Runtime) Generator() int { return r.generator }
@@ -68,14 +79,14 @@ func (r *Runtime) Buffer(name, digest []byte) Finding {
 	return r.unlessExcluded(name, r.buffers.find(name, digest))
 }
 
-// Key judges a key that the kernel loaded into a keyring. Excludes are for files: they accept no key.
-func (r *Runtime) Key(ring, digest []byte) Finding {
-	for _, ignored := range r.ignoredKeyrings {
-		if ignored == "*" || ignored == string(ring) {
-			return Finding{}
-		}
+// Key judges a key that the kernel loaded into a keyring. It is trusted to sign files only when the policy lists its
+// digest: a keyring that is ignored, or whose name an exclude pattern matches, may hold any key, but none that counts.
+func (r *Runtime) Key(ring, digest []byte) (f Finding, trusted bool) {
+	if slices.Contains(r.ignoredKeyrings, "*") || slices.Contains(r.ignoredKeyrings, string(ring)) {
+		return Finding{}, false
 	}
-	return r.keyrings.find(ring, digest)
+	f = r.keyrings.find(ring, digest)
+	return r.unlessExcluded(ring, f), f.Reason == Accepted
 }
 
 // unlessExcluded overrides a finding for excluded names. That the patterns come last changes no result, and spares

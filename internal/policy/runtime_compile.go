@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"keylime/ima"
 	"keylime/internal/strictjson"
 	"keylime/tpm"
 )
@@ -69,7 +70,7 @@ func (c *runtimeCompiler) root() error {
 		case "ima-buf":
 			return c.table(&c.buffers)
 		case "verification-keys":
-			return c.string(1, c.checkKeys)
+			return c.string(1, c.readKeys)
 		}
 		return c.r.Skip()
 	})
@@ -149,8 +150,8 @@ func (c *runtimeCompiler) table(into *tableBuilder) error {
 	})
 }
 
-// checkKeys validates the text of the keyring in "verification-keys".
-func (c *runtimeCompiler) checkKeys(text string) {
+// readKeys compiles the keyring in "verification-keys".
+func (c *runtimeCompiler) readKeys(text string) {
 	if text == "" {
 		return
 	}
@@ -181,5 +182,9 @@ func (c *runtimeCompiler) checkKeys(text string) {
 		c.violation(depth, "verification-keys: %v", err)
 	case inner.fault != "":
 		c.violation(depth, "%s", inner.fault)
+	default:
+		if c.out.keys, c.out.unusableKeys, err = ima.ParseKeyring(text); err != nil {
+			c.violation(depth, "verification-keys: %v", err)
+		}
 	}
 }
