@@ -6,7 +6,7 @@ import (
 )
 
 // SignatureCache remembers signatures that were found good. Machines of one kind have the same signed files, and each of
-// them is appraised from its first entry after every boot: looking a signature up costs a hundredth of verifying it.
+// them is appraised from its first entry after every boot: looking a signature up costs a small part of verifying it.
 // Only good ones are kept, so that nobody without a trusted key can fill the cache. A nil cache remembers nothing. Safe
 // for concurrent use.
 type SignatureCache struct {

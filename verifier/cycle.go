@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"keylime/ima"
 	"keylime/internal/api"
 	"keylime/internal/attest"
 	"keylime/internal/policy"
@@ -26,6 +27,8 @@ type cycle struct {
 	outbox   *outbox
 	labels   *policy.Labels
 	log      zerolog.Logger
+
+	signatures *ima.SignatureCache
 
 	pacing       pacing
 	ignoreToMToU bool
@@ -212,7 +215,13 @@ func (c *cycle) policySet(ctx context.Context, spec store.AgentSpec) (*policy.Se
 	if err != nil {
 		return nil, fmt.Errorf("enrolled tpm_policy: %w", err)
 	}
-	return &policy.Set{Runtime: runtime, PCR: pcrs, Labels: c.labels, IgnoreToMToU: c.ignoreToMToU}, nil
+	keys, err := c.policies.keyring(spec.IMAKeyring, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &policy.Set{
+		Runtime: runtime, PCR: pcrs, Labels: c.labels, Keyring: keys, Signatures: c.signatures, IgnoreToMToU: c.ignoreToMToU,
+	}, nil
 }
 
 // wantsPartial reports whether the answer may leave out the agent's transport key: it is known, and nothing has

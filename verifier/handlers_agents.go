@@ -225,7 +225,11 @@ func (v *Verifier) view(ctx context.Context, a store.Agent) statusView {
 		return view
 	}
 	view.generator = runtime.Generator()
-	if set := (policy.Set{Runtime: runtime, PCR: pcrs}); set.Mask().Has(tpm.PCRIma) {
+	keys, err := v.policies.keyring(a.Spec.IMAKeyring, time.Now())
+	if err != nil {
+		return view
+	}
+	if set := (policy.Set{Runtime: runtime, PCR: pcrs, Keyring: keys}); set.Mask().Has(tpm.PCRIma) {
 		view.appraises = append(view.appraises, "runtime_policy")
 	}
 	return view

@@ -67,6 +67,8 @@ const (
 
 	// policyIdle is how long a compiled policy that nobody asks for is kept: longer than any usual quote_interval.
 	policyIdle = 10 * time.Minute
+	// rememberedSignatures: two images of a distribution with 50,000 signed files each, in some 10 MB.
+	rememberedSignatures = 100_000
 	// maxLargeAnswers are read at a time beyond that. With the client's cap of an answer this bounds the memory.
 	maxLargeAnswers = 16
 )

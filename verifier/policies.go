@@ -4,23 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
 
+	"keylime/ima"
 	"keylime/internal/policy"
 	"keylime/store"
 )
 
-// policies holds compiled runtime policies, each text once however many agents name it. An agent's round asks by
+// policies holds compiled runtime policies and agents' keyrings, each text once however many agents name it. An agent's round asks by
 // name and gets what the name stands for at that moment: an update takes effect with the next round, and a round
 // under way keeps the version that it began with. Safe for concurrent use.
 type policies struct {
 	store policyStore
 
-	mu     sync.Mutex
-	texts  map[string]*runtimeText // by digest
-	pruned time.Time
+	mu       sync.Mutex
+	texts    map[string]*runtimeText // by digest
+	keyrings map[string]*keyring     // agents' own, by text
+	pruned   time.Time
 }
 
 type policyStore interface {
@@ -35,8 +38,14 @@ type runtimeText struct {
 	used    time.Time // guarded by policies.mu
 }
 
+// keyring is one text's keys.
+type keyring struct {
+	keys *ima.Keyring
+	used time.Time
+}
+
 func newPolicies(s policyStore) *policies {
-	return &policies{store: s, texts: map[string]*runtimeText{}}
+	return &policies{store: s, texts: map[string]*runtimeText{}, keyrings: map[string]*keyring{}}
 }
 
 // runtime returns the named runtime policy, compiled.
@@ -65,18 +74,42 @@ func (c *policies) runtime(ctx context.Context, name string, now time.Time) (*po
 	return compiled, nil
 }
 
-// entry finds or makes the place of a text, and drops those that nobody asked for of late.
+// prune drops, now and then, what nobody asked for of late. c.mu is held.
+func (c *policies) prune(now time.Time) {
+	if now.Sub(c.pruned) <= policyIdle {
+		return
+	}
+	c.pruned = now
+	maps.DeleteFunc(c.texts, func(_ string, t *runtimeText) bool { return now.Sub(t.used) > policyIdle })
+	maps.DeleteFunc(c.keyrings, func(_ string, k *keyring) bool { return now.Sub(k.used) > policyIdle })
+}
+
+// keyring returns the keys of an agent's own keyring; nil for an agent that has none.
+func (c *policies) keyring(text string, now time.Time) (*ima.Keyring, error) {
+	if text == "" {
+		return nil, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.prune(now)
+	k := c.keyrings[text]
+	if k == nil {
+		keys, _, err := ima.ParseKeyring(text)
+		if err != nil {
+			return nil, fmt.Errorf("enrolled ima_sign_verification_keys: %w", err)
+		}
+		k = &keyring{keys: keys}
+		c.keyrings[text] = k
+	}
+	k.used = now
+	return k.keys, nil
+}
+
+// entry finds or makes the place of a text.
 func (c *policies) entry(digest string, now time.Time) *runtimeText {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now.Sub(c.pruned) > policyIdle {
-		c.pruned = now
-		for d, t := range c.texts {
-			if now.Sub(t.used) > policyIdle {
-				delete(c.texts, d)
-			}
-		}
-	}
+	c.prune(now)
 	t := c.texts[digest]
 	if t == nil {
 		t = &runtimeText{}

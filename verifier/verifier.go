@@ -16,6 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"keylime/ima"
 	"keylime/internal/config"
 	"keylime/internal/notify"
 	"keylime/internal/policy"
@@ -66,6 +67,7 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	v.outbox = &outbox{store: s, verifierID: cfg.UUID, pacing: pace, rand: rand.Reader, log: o.Log, wake: func() { v.scheduler.wake() }}
 	v.cycle = &cycle{
 		store: s, policies: v.policies, pool: v.pool, outbox: v.outbox, labels: labels, log: o.Log,
+		signatures: ima.NewSignatureCache(rememberedSignatures),
 		pacing: pace, ignoreToMToU: cfg.IgnoreToMToUErrors, timeout: cfg.RequestTimeout,
 		run: hex.EncodeToString(run[:]), nonce: newNonce, rand: rand.Reader,
 	}
