@@ -31,7 +31,23 @@ func Replay(list, start []byte, quoted tpm.VerifiedPCRs, logHash tpm.Hash, visit
 	if !ok {
 		return Replayed{}
 	}
-	x := newExtender(quoted.Bank(), logHash, start)
+	return newExtender(quoted.Bank(), logHash, start).replay(list, want, visit)
+}
+
+// Rehearse is Replay of a whole list, in a bank, against a value that nobody signed: for trying policies out, and never
+// to appraise a machine. With claimed nil the value that the list comes to is taken as given, and all of the list as
+// proven. It returns that value besides.
+func Rehearse(list, claimed []byte, bank, logHash tpm.Hash, visit func(e *Entry, err error)) (Replayed, []byte) {
+	x := newExtender(bank, logHash, nil)
+	result := x.replay(list, claimed, visit)
+	if claimed == nil {
+		result.Matched, result.Proven = true, result.Lines
+	}
+	return result, bytes.Clone(x.value())
+}
+
+// replay extends with each entry of the list, and looks for the value.
+func (x *extender) replay(list, want []byte, visit func(e *Entry, err error)) Replayed {
 	result := Replayed{Matched: bytes.Equal(x.value(), want)}
 	var p Parser
 	for number := 1; len(list) > 0; number++ {

@@ -1,7 +1,6 @@
 package attest
 
 import (
-	"encoding/hex"
 	"strconv"
 
 	"keylime/ima"
@@ -18,7 +17,7 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 	first := r.Evidence.IMAEntry
 	switch {
 	case !r.Evidence.HasIMA:
-		r.fail(EventUnusedPCR+strconv.Itoa(tpm.PCRIma), true, "PCR 10 was quoted, but the agent sent no measurement list")
+		r.failNoList()
 		return
 	case len(r.Evidence.IMA) > ima.MaxList:
 		r.fail(EventIMAEntry, true, "the measurement list exceeds "+strconv.Itoa(ima.MaxList)+" bytes")
@@ -54,7 +53,7 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 		r.again = true
 	case !result.Matched:
 		got, _ := pcrs.PCR(tpm.PCRIma)
-		r.fail(EventIMAPCRMismatch, true, "IMA measurement list does not match TPM PCR "+hex.EncodeToString(got))
+		r.failMismatch(got)
 	case proven < r.next.Shown:
 		r.fail(EventIMAQuoteProgress, true, progressContext{
 			Message: "PCR quote did not make progress to catch up with log",
@@ -68,6 +67,11 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 		r.next.Shown = first + uint64(result.Lines)
 		r.next.Keyrings = r.keys.upTo(proven)
 	}
+}
+
+// failNoList reports that PCR 10 is there, but nothing that explains it.
+func (r *round) failNoList() {
+	r.fail(EventUnusedPCR+strconv.Itoa(tpm.PCRIma), true, "PCR 10 was quoted, but the agent sent no measurement list")
 }
 
 // checkEntry appraises one line of the list. line is its number in the attester's whole list, from 1.

@@ -63,6 +63,7 @@ type round struct {
 	failures []Failure
 	worst    policy.Severity // of failures
 	stats    Stats
+	listAll  bool // failures without a limit
 }
 
 func (r *round) run() {
@@ -73,7 +74,7 @@ func (r *round) run() {
 	if r.Challenge.BindData {
 		r.checkDataPCR(pcrs)
 	}
-	r.checkPCRPolicy(pcrs)
+	r.checkPCRPolicy(pcrs.PCR)
 	if pcrs.Mask().Has(tpm.PCRIma) {
 		r.checkMeasurements(pcrs)
 	}
@@ -174,10 +175,10 @@ func (r *round) checkDataPCR(pcrs tpm.VerifiedPCRs) {
 	}
 }
 
-// checkPCRPolicy is the fifth step.
-func (r *round) checkPCRPolicy(pcrs tpm.VerifiedPCRs) {
+// checkPCRPolicy is the fifth step. The values are there: the quote has the challenge's PCRs, and these the policy's.
+func (r *round) checkPCRPolicy(value func(pcr int) ([]byte, bool)) {
 	for _, pcr := range r.Policy.PCR.Constrained().PCRs() {
-		got, _ := pcrs.PCR(pcr) // covered: the quote has the challenge's PCRs, and these the policy's
+		got, _ := value(pcr)
 		if !r.Policy.PCR.Allows(pcr, got) {
 			r.fail(EventInvalidPCR+strconv.Itoa(pcr), true, pcrContext{
 				Context:  "PCR value is not in allowlist",
@@ -191,7 +192,7 @@ func (r *round) checkPCRPolicy(pcrs tpm.VerifiedPCRs) {
 // fail records a failure. Beyond MaxFailures it is only counted, unless it is worse than all before.
 func (r *round) fail(eventID string, recoverable bool, context any) {
 	r.stats.Failures++
-	full := len(r.failures) >= MaxFailures
+	full := len(r.failures) >= MaxFailures && !r.listAll
 	if full && r.worst.Highest {
 		return
 	}
