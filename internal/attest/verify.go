@@ -19,7 +19,9 @@ import (
 //  4. PCR 16 binds the transport key;
 //  5. PCRs have the values of the tpm_policy;
 //  6. the measurement list replays to PCR 10, and proves all entries that were shown before;
-//  7. each of its entries is what the runtime policy allows.
+//  7. each of its entries is what the runtime policy allows;
+//  8. the event log replays to the PCRs of measured boot, and says what the measured-boot policy accepts. This is done
+//     whenever the TPM was reset, or the log, the policy or those PCRs changed since the last good round.
 //
 // The first three end the round when they fail; of the others all failures are reported.
 //
@@ -57,13 +59,15 @@ func (in *Input) check() error {
 // round is the appraisal of one Input.
 type round struct {
 	Input
-	next     State // becomes the outcome's when all passes
-	keys     learnedKeys
-	again    bool
-	failures []Failure
-	worst    policy.Severity // of failures
-	stats    Stats
-	listAll  bool // failures without a limit
+	next  State // becomes the outcome's when all passes
+	keys  learnedKeys
+	again bool
+	// aggregates are what boot_aggregate may be besides the policy's: those that the event log explains.
+	aggregates [][]byte
+	failures   []Failure
+	worst      policy.Severity // of failures
+	stats      Stats
+	listAll    bool // failures without a limit
 }
 
 func (r *round) run() {
@@ -71,6 +75,7 @@ func (r *round) run() {
 	if !ok || !r.checkClock(pcrs.Clock()) {
 		return
 	}
+	boot := r.readBootLog(pcrs)
 	if r.Challenge.BindData {
 		r.checkDataPCR(pcrs)
 	}
@@ -78,6 +83,7 @@ func (r *round) run() {
 	if pcrs.Mask().Has(tpm.PCRIma) {
 		r.checkMeasurements(pcrs)
 	}
+	r.checkBoot(boot, pcrs)
 }
 
 func (r *round) outcome() Outcome {

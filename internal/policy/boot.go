@@ -3,6 +3,7 @@ package policy
 import (
 	"crypto/sha256"
 	"embed"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -55,8 +56,7 @@ func CompileBoot(engine string, text []byte) (*Boot, error) {
 	if err != nil || len(state) == 0 {
 		return nil, err
 	}
-	sum := sha256.Sum256(append([]byte(engine+"\x00"), text...))
-	b := &Boot{engine: engine, digest: hex.EncodeToString(sum[:])}
+	b := &Boot{engine: engine, digest: bootDigest(engine, nil, text)}
 	_, own := state.Get(bootFormatField)
 	switch {
 	case engine == BootRejectAll || engine == BootAcceptAll && !own:
@@ -70,10 +70,11 @@ func CompileBoot(engine string, text []byte) (*Boot, error) {
 		b.rules, err = compileBootDocument(state, reference)
 		return bootOrError(b, err)
 	}
-	rules, err := builtinRules(engine)
+	source, rules, err := builtinRules(engine)
 	if err != nil {
 		return nil, err
 	}
+	b.digest = bootDigest(engine, source, text)
 	b.rules, err = compileBootDocument(rules, state)
 	return bootOrError(b, err)
 }
@@ -86,18 +87,30 @@ func bootOrError(b *Boot, err error) (*Boot, error) {
 }
 
 // builtinRules reads the document of an engine.
-func builtinRules(engine string) (uefi.Object, error) {
-	text, err := bootRules.ReadFile("bootrules/" + engine + ".json")
-	if err != nil {
-		return nil, fmt.Errorf("rules of measured boot policy engine %s: %w", engine, err)
+func builtinRules(engine string) (text []byte, rules uefi.Object, err error) {
+	if text, err = bootRules.ReadFile("bootrules/" + engine + ".json"); err == nil {
+		rules, err = readBootText(text)
 	}
-	return readBootText(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("rules of measured boot policy engine %s: %w", engine, err)
+	}
+	return text, rules, nil
+}
+
+// bootDigest names a judgement: the engine, its rules and the policy's text.
+func bootDigest(engine string, rules, text []byte) string {
+	h := sha256.New()
+	for _, part := range [][]byte{[]byte(engine), rules, text} {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
+		h.Write(part)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // Engine is the name of the engine whose rules apply, BootRules for a policy's own.
 func (b *Boot) Engine() string { return b.engine }
 
-// Digest is the hex SHA-256 of engine and text.
+// Digest is a hex SHA-256 of the engine, its rules and the text: policies with the same one judge alike.
 func (b *Boot) Digest() string { return b.digest }
 
 // Mask is the set of PCRs that must be quoted and explained by the event log.

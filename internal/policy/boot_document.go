@@ -117,14 +117,14 @@ func (c *bootCompiler) require(document uefi.Object) error {
 	return nil
 }
 
-// setRelevant takes the PCRs that must be quoted. Without the field they are those that rules name; with it no rule may
+// setRelevant takes the PCRs that must be quoted. Without the field they are all of measured boot; with it no rule may
 // name others, whose events nothing would prove.
 func (c *bootCompiler) setRelevant(document uefi.Object) error {
 	var named tpm.Mask
 	for kind := range c.doc.events {
 		named = named.With(kind.pcr)
 	}
-	c.doc.relevant = named
+	c.doc.relevant = BootPCRs
 	tree, ok := document.Get("relevant_pcrs")
 	if !ok {
 		return nil
@@ -132,6 +132,9 @@ func (c *bootCompiler) setRelevant(document uefi.Object) error {
 	relevant, err := pcrSetOf(tree)
 	if err != nil {
 		return within("relevant_pcrs", err)
+	}
+	if relevant == 0 {
+		return within("relevant_pcrs", faultf("want at least one PCR"))
 	}
 	if others := named &^ relevant; others != 0 {
 		return within("relevant_pcrs", faultf("rules name PCRs %v besides", others.PCRs()))

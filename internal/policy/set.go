@@ -12,6 +12,7 @@ import (
 type Set struct {
 	Runtime *Runtime // nil: no runtime policy; PCR 10 is not asked for
 	PCR     *PCR     // from tpm_policy; never nil
+	Boot    *Boot    // nil: no measured-boot policy
 	Labels  *Labels  // severity labels and rules; never nil
 	// Keyring is the agent's own keys for file signatures; nil: it has none, and those of the runtime policy count.
 	Keyring *ima.Keyring
@@ -29,12 +30,16 @@ func (s *Set) SignatureKeys() *ima.Keyring {
 	return s.Keyring
 }
 
-// Mask is the PCR selection that a challenge must ask for, PCR 16 excepted: the tpm_policy's, and PCR 10 unless the
-// runtime policy is empty and there are no keys for signatures, so that no mask can switch a runtime policy off.
+// Mask is the PCR selection that a challenge must ask for, PCR 16 excepted: the tpm_policy's, PCR 10 unless the
+// runtime policy is empty and there are no keys for signatures, and those of the measured-boot policy, so that no mask
+// can switch a policy off.
 func (s *Set) Mask() tpm.Mask {
 	mask := s.PCR.Mask()
 	if s.Runtime != nil && (!s.Runtime.empty() || len(s.SignatureKeys().Keys()) > 0) {
 		mask = mask.With(tpm.PCRIma)
+	}
+	if s.Boot != nil {
+		mask |= s.Boot.Mask()
 	}
 	return mask
 }
