@@ -62,7 +62,7 @@ func (v *Verifier) enrol(ctx context.Context, id string, body []byte) error {
 	if err != nil {
 		return exception(err)
 	}
-	if err := runtime.compile(); err != nil {
+	if err := v.acceptChosen(ctx, runtime, text(req.RuntimePolicyKey, "")); err != nil {
 		return err
 	}
 	measuredBoot, err := v.mbPolicyFor(ctx, id, req)
@@ -91,18 +91,22 @@ func addError(id string, err error) error {
 
 // chosenPolicy is the policy that an enrolment names, and its text when it is to be created.
 type chosenPolicy struct {
-	kind      store.PolicyKind
-	name      string
-	text      []byte
-	isNew     bool
-	generator int
+	kind     store.PolicyKind
+	name     string
+	text     []byte
+	isNew    bool
+	existing store.Policy // runtime policies: the head of what there is
+	accepted store.Policy // runtime policies: what is to be created
 }
 
 func (c chosenPolicy) create() []store.Policy {
-	if !c.isNew {
+	switch {
+	case !c.isNew:
 		return nil
+	case c.kind == store.RuntimePolicy:
+		return []store.Policy{c.accepted}
 	}
-	return []store.Policy{newPolicy(c.kind, c.name, c.text, c.generator)}
+	return []store.Policy{newPolicy(c.kind, c.name, c.text)}
 }
 
 // runtimePolicyFor finds or makes the runtime policy of an enrolment: an existing one by name, a new one by name and
@@ -122,7 +126,7 @@ func (v *Verifier) runtimePolicyFor(ctx context.Context, id string, req api.Enro
 	} else if err := checkPolicyName(c.name); err != nil {
 		return nil, exception(err)
 	}
-	digest, err := v.store.PolicyDigest(ctx, store.RuntimePolicy, c.name)
+	c.existing, err = v.store.PolicyHead(ctx, store.RuntimePolicy, c.name)
 	switch {
 	case err != nil && !errors.Is(err, store.ErrNotFound):
 		return nil, err
@@ -131,7 +135,7 @@ func (v *Verifier) runtimePolicyFor(ctx context.Context, id string, req api.Enro
 		if named && len(content) == 0 {
 			return nil, refuse(http.StatusNotFound, "Could not find IMA policy with name %s!", c.name)
 		}
-	case named && len(content) > 0, !named && digest != digestOf(c.text):
+	case named && len(content) > 0, !named && c.existing.Digest != store.DigestOf(c.text):
 		// A policy left over under the agent's id is used again only when it is this very text.
 		return nil, refuse(http.StatusConflict,
 			"IMA policy with name %s already exists. Please use a different name or delete the allowlist from the verifier.", c.name)
@@ -139,17 +143,13 @@ func (v *Verifier) runtimePolicyFor(ctx context.Context, id string, req api.Enro
 	return c, nil
 }
 
-// compile checks a new runtime policy's text.
-func (c *chosenPolicy) compile() error {
+// acceptChosen checks a new runtime policy's text, or that one there is may still be used.
+func (v *Verifier) acceptChosen(ctx context.Context, c *chosenPolicy, key string) (err error) {
 	if !c.isNew {
-		return nil
+		return v.signatures.checkStored(ctx, c.existing)
 	}
-	compiled, err := policy.CompileRuntime(c.text)
-	if err != nil {
-		return policyError(err)
-	}
-	c.generator = compiled.Generator()
-	return nil
+	c.accepted, _, err = v.acceptRuntime(ctx, c.name, c.text, key)
+	return err
 }
 
 // mbPolicyFor finds or makes the measured-boot policy of an enrolment, by the same rules. This release evaluates

@@ -2,9 +2,7 @@ package verifier
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -29,13 +27,8 @@ func decodePolicy(s string) ([]byte, error) {
 	return b, nil
 }
 
-func digestOf(text []byte) string {
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:])
-}
-
-func newPolicy(kind store.PolicyKind, name string, text []byte, generator int) store.Policy {
-	return store.Policy{Kind: kind, Name: name, Text: text, Digest: digestOf(text), Generator: generator}
+func newPolicy(kind store.PolicyKind, name string, text []byte) store.Policy {
+	return store.Policy{Kind: kind, Name: name, Text: text, Digest: store.DigestOf(text)}
 }
 
 func checkPolicyName(name string) error {
@@ -74,7 +67,7 @@ func parseUpload(body []byte, into any) error {
 }
 
 // runtimeUpload is the policy that an upload holds, checked.
-func runtimeUpload(name string, body []byte) (store.Policy, error) {
+func (v *Verifier) runtimeUpload(ctx context.Context, name string, body []byte) (store.Policy, error) {
 	if err := checkPolicyName(name); err != nil {
 		return store.Policy{}, exception(err)
 	}
@@ -89,11 +82,28 @@ func runtimeUpload(name string, body []byte) (store.Policy, error) {
 	if err != nil {
 		return store.Policy{}, exception(fmt.Errorf("runtime_policy: %w", err))
 	}
-	compiled, err := policy.CompileRuntime(content)
+	p, _, err := v.acceptRuntime(ctx, name, content, text(up.RuntimePolicyKey, ""))
+	return p, err
+}
+
+// acceptRuntime checks a runtime policy's text, signature first, and makes the record of it. key is the upload's
+// runtime_policy_key.
+func (v *Verifier) acceptRuntime(ctx context.Context, name string, content []byte, key string) (store.Policy, *policy.Runtime, error) {
+	d, err := policy.OpenDocument(content)
 	if err != nil {
-		return store.Policy{}, policyError(err)
+		return store.Policy{}, nil, policyError(err)
 	}
-	return newPolicy(store.RuntimePolicy, name, content, compiled.Generator()), nil
+	keys, err := v.signatures.check(ctx, d, key)
+	if err != nil {
+		return store.Policy{}, nil, err
+	}
+	compiled, err := d.Compile()
+	if err != nil {
+		return store.Policy{}, nil, policyError(err)
+	}
+	p := newPolicy(store.RuntimePolicy, name, content)
+	p.Generator, p.Keys = compiled.Generator(), keys
+	return p, compiled, nil
 }
 
 func (v *Verifier) runtimePolicy(ctx context.Context, name string) (api.RuntimePolicyRecord, error) {
@@ -110,7 +120,7 @@ func (v *Verifier) runtimePolicies(ctx context.Context) (api.RuntimePolicyNames,
 }
 
 func (v *Verifier) addRuntimePolicy(ctx context.Context, name string, body []byte) error {
-	p, err := runtimeUpload(name, body)
+	p, err := v.runtimeUpload(ctx, name, body)
 	if err != nil {
 		return err
 	}
@@ -125,7 +135,7 @@ func (v *Verifier) addRuntimePolicy(ctx context.Context, name string, body []byt
 
 // updateRuntimePolicy replaces a policy. Each agent that names it is judged by the new text from its next round on.
 func (v *Verifier) updateRuntimePolicy(ctx context.Context, name string, body []byte) error {
-	p, err := runtimeUpload(name, body)
+	p, err := v.runtimeUpload(ctx, name, body)
 	if err != nil {
 		return err
 	}
@@ -150,9 +160,9 @@ func mbUpload(name string, body []byte) (store.Policy, error) {
 		return store.Policy{}, err
 	}
 	if up.MBPolicy == nil {
-		return newPolicy(store.MeasuredBootPolicy, name, nil, 0), nil
+		return newPolicy(store.MeasuredBootPolicy, name, nil), nil
 	}
-	return newPolicy(store.MeasuredBootPolicy, name, []byte(*up.MBPolicy), 0), nil
+	return newPolicy(store.MeasuredBootPolicy, name, []byte(*up.MBPolicy)), nil
 }
 
 func (v *Verifier) mbPolicy(ctx context.Context, name string) (api.MBPolicyRecord, error) {

@@ -38,6 +38,9 @@ const (
 	maxHostName      = 255
 	maxAlgorithms    = 32
 	maxAlgorithmName = 32
+	// maxTrustedKeys bounds how often a signature is tried, and maxKeyFile what is read of each key's file.
+	maxTrustedKeys = 256
+	maxKeyFile     = 16 << 10
 	// maxJSONDepth is more than any request nests.
 	maxJSONDepth = 16
 

@@ -28,7 +28,7 @@ type policies struct {
 
 type policyStore interface {
 	Policy(ctx context.Context, kind store.PolicyKind, name string) (store.Policy, error)
-	PolicyDigest(ctx context.Context, kind store.PolicyKind, name string) (string, error)
+	PolicyHead(ctx context.Context, kind store.PolicyKind, name string) (store.Policy, error)
 }
 
 // runtimeText is one text's compiled form.
@@ -50,11 +50,11 @@ func newPolicies(s policyStore) *policies {
 
 // runtime returns the named runtime policy, compiled.
 func (c *policies) runtime(ctx context.Context, name string, now time.Time) (*policy.Runtime, error) {
-	digest, err := c.store.PolicyDigest(ctx, store.RuntimePolicy, name)
+	head, err := c.store.PolicyHead(ctx, store.RuntimePolicy, name)
 	if err != nil {
 		return nil, fmt.Errorf("runtime policy %s: %w", name, err)
 	}
-	text := c.entry(digest, now)
+	text := c.entry(head.Digest, now)
 	text.compile.Lock()
 	defer text.compile.Unlock()
 	if text.policy != nil {
@@ -68,7 +68,7 @@ func (c *policies) runtime(ctx context.Context, name string, now time.Time) (*po
 	if err != nil {
 		return nil, fmt.Errorf("runtime policy %s: %w", name, err)
 	}
-	if compiled.Digest() == digest { // else it was updated in between
+	if compiled.Digest() == head.Digest { // else it was updated in between
 		text.policy = compiled
 	}
 	return compiled, nil

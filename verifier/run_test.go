@@ -118,7 +118,7 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		{"quote_intervall=2", "quote_intervall"},
 		{"port=70000", "port"},
 		{"measured_boot_policy_name=example", "measured_boot_policy_name"},
-		{"require_allow_list_signatures=True", "require_allow_list_signatures"},
+		{"require_allow_list_signatures=perhaps", "require_allow_list_signatures"},
 		{"severity_labels=[]", "severity_labels"},
 		{`severity_policy=[{"event_id": "(", "severity_label": "emergency"}]`, "severity_policy"},
 		{`severity_policy=[{"event_id": ".*", "severity_label": "loud"}]`, "severity_policy"},

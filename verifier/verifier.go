@@ -25,16 +25,17 @@ import (
 
 // Verifier is one verifier over a store. Safe for concurrent use.
 type Verifier struct {
-	cfg       config.Verifier
-	store     store.Verifier
-	log       zerolog.Logger
-	policies  *policies
-	guard     guard
-	pool      *pool
-	cycle     *cycle
-	outbox    *outbox
-	scheduler *scheduler
-	closers   []func()
+	cfg        config.Verifier
+	store      store.Verifier
+	log        zerolog.Logger
+	policies   *policies
+	signatures signatures
+	guard      guard
+	pool       *pool
+	cycle      *cycle
+	outbox     *outbox
+	scheduler  *scheduler
+	closers    []func()
 }
 
 // Options are what a verifier needs beside its configuration and store.
@@ -56,6 +57,10 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	var run [8]byte
 	_, _ = rand.Read(run[:]) // never fails
 	v := &Verifier{cfg: cfg, store: s, log: o.Log, policies: newPolicies(s), guard: newGuard(o.Listen, cfg.AllowLoopbackAgents)}
+	v.signatures = signatures{required: cfg.RequirePolicySignatures, dir: cfg.TrustedPolicyKeysDir, store: s}
+	if err := v.checkSigners(ctx); err != nil {
+		return nil, err
+	}
 	v.pool = newPool(o.Client, v.guard, max(minIdleConn, 3*cfg.QuoteInterval))
 	v.closers = append(v.closers, v.pool.close)
 	pace := pacing{
@@ -77,6 +82,31 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	}
 	v.scheduler = newScheduler(o.Log, v.rounds(), v.deliveries())
 	return v, nil
+}
+
+// checkSigners reads the keys that runtime policies may be signed with, and warns of what is required by name only.
+func (v *Verifier) checkSigners(ctx context.Context) error {
+	s := v.signatures
+	if _, err := s.known(ctx); err != nil {
+		return err
+	}
+	if !s.required {
+		return nil
+	}
+	if s.dir == "" {
+		v.log.Warn().Msg("Runtime policies must be signed, but by any key that a policy brings along; trusted_policy_keys_dir says whose signatures count")
+	}
+	names, err := v.store.PolicyNames(ctx, store.RuntimePolicy)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		head, err := v.store.PolicyHead(ctx, store.RuntimePolicy, name)
+		if err == nil && s.checkStored(ctx, head) != nil {
+			v.log.Warn().Str("policy", name).Msg("Stored runtime policy lacks the signature that is required now; its agents are still judged by it")
+		}
+	}
+	return nil
 }
 
 // severities compiles how failures are rated.

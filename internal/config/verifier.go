@@ -34,6 +34,9 @@ type Verifier struct {
 	SeverityPolicy     []SeverityRule
 	IgnoreToMToUErrors bool
 
+	RequirePolicySignatures bool   // runtime policies must be signed
+	TrustedPolicyKeysDir    string // public keys that may sign them; "" = any that came with a policy
+
 	Revocations Revocations
 }
 
@@ -74,6 +77,8 @@ func (v *Verifier) options() []option {
 		{"severity_labels", list(&v.SeverityLabels, "info", "notice", "warning", "error", "critical", "alert", "emergency"), "severity labels, least severe first"},
 		{"severity_policy", severityRules(&v.SeverityPolicy, SeverityRule{".*", "emergency"}), "severity by event id; the first rule whose expression matches the whole id wins, and no match is the most severe"},
 		{"ignore_tomtou_errors", boolean(&v.IgnoreToMToUErrors, true), "accept IMA violations (a file changed while it was measured); false fails the agent for one"},
+		{"require_allow_list_signatures", boolean(&v.RequirePolicySignatures, false), "refuse runtime policies without a good signature"},
+		{"trusted_policy_keys_dir", text(&v.TrustedPolicyKeysDir, ""), "directory with the public keys (*.pub, *.pem) that runtime policies may be signed with; a relative path is under KEYLIME_DIR; empty = any key that a policy brought along"},
 		{"revocations.enabled_revocation_notifications", list(&v.Revocations.Enabled, "agent"), "who is told of a failed agent: agent, webhook, zeromq"},
 		{"revocations.zmq_ip", address(&v.Revocations.ZMQIP, "127.0.0.1"), "address that the ZeroMQ publisher listens on"},
 		{"revocations.zmq_port", integer(&v.Revocations.ZMQPort, 8992, 0, 65535), "port that the ZeroMQ publisher listens on"},
@@ -90,7 +95,6 @@ func (v *Verifier) laterOptions() []option {
 		{"measured_boot_policy_name", unsupported("accept-all"), "measured-boot policy engine"},
 		{"measured_boot_imports", unsupported("[]"), "Python modules with policy engines"},
 		{"measured_boot_evaluate", later("once"), "once or always"},
-		{"require_allow_list_signatures", unsupported("False"), "refuse unsigned runtime policies"},
 		{"mode", unsupported("pull"), "who starts an attestation"},
 		{"challenge_lifetime", later("1800"), "push: life of a challenge, in seconds"},
 		{"nonce_lifetime", later("60"), "push: life of a session nonce, in seconds"},
@@ -111,6 +115,9 @@ var notifiers = []string{"agent", "webhook", "zeromq"}
 func (v *Verifier) finish(dir string) (warnings []string, errs []error) {
 	v.KeylimeDir = dir
 	v.Store = under(dir, v.Store)
+	if v.TrustedPolicyKeysDir != "" {
+		v.TrustedPolicyKeysDir = under(dir, v.TrustedPolicyKeysDir)
+	}
 	warnings, errs = v.TLS.finish(dir, "cv_ca", true)
 	if v.UUID == "" {
 		errs = append(errs, optionError("uuid", "must not be empty"))

@@ -82,7 +82,7 @@ func (d Document) Digest() string {
 // Compile validates and compiles the policy. The error is an *Error, as of CompileRuntime.
 func (d Document) Compile() (*Runtime, error) {
 	if e := d.Envelope; e != nil {
-		if err := e.checkType(); err != nil {
+		if err := e.check(); err != nil {
 			return nil, &Error{malformed + err.Error()}
 		}
 	}

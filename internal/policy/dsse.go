@@ -29,7 +29,7 @@ type Signature struct {
 	// KeyID is a hint which key made it: PublicKey.ID, or the base64 of a PEM certificate. It is never a reason to
 	// trust a key, nor is that certificate.
 	KeyID string
-	Sig   []byte // ECDSA with SHA-256 whatever the curve, ASN.1 DER
+	Sig   []byte // ECDSA with SHA-256 whatever the curve, ASN.1 DER; empty when the text held none that can be read
 }
 
 // ParseEnvelope reads an envelope. Names that DSSE does not define are left out of account, as DSSE asks for; all else
@@ -83,19 +83,30 @@ func readSignatures(r *strictjson.Reader) ([]Signature, error) {
 			case "keyid":
 				s.KeyID, err = readText(r, at+".keyid", maxKeyID)
 			case "sig":
-				s.Sig, err = readBase64(r, at+".sig")
+				s.Sig, err = readSig(r)
 			default:
 				err = r.Skip()
 			}
 			return err
 		})
-		if err == nil && (len(s.Sig) == 0 || len(s.Sig) > maxSig) {
-			err = fmt.Errorf("%s.sig has %d bytes, want 1 to %d", at, len(s.Sig), maxSig)
-		}
 		list = append(list, s)
 		return err
 	})
 	return list, err
+}
+
+// readSig reads what may be a signature. One that is none makes a signed policy whose signature is bad, not a text that
+// is no policy.
+func readSig(r *strictjson.Reader) ([]byte, error) {
+	s, err := r.String()
+	if err != nil {
+		return nil, err
+	}
+	sig, err := decodeBase64(s)
+	if err != nil || len(sig) > maxSig {
+		return nil, nil
+	}
+	return sig, nil
 }
 
 func readText(r *strictjson.Reader, name string, most int) (string, error) {
@@ -106,14 +117,22 @@ func readText(r *strictjson.Reader, name string, most int) (string, error) {
 	return strings.Clone(s), err
 }
 
-// readBase64 reads no hexadecimal, though it looks like base64: one text, one meaning.
 func readBase64(r *strictjson.Reader, name string) ([]byte, error) {
 	s, err := r.String()
 	if err != nil {
 		return nil, err
 	}
+	b, err := decodeBase64(s)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return b, nil
+}
+
+// decodeBase64 takes no hexadecimal, though its digits are base64's too: one text, one meaning.
+func decodeBase64(s string) ([]byte, error) {
 	if strings.ContainsAny(s, "\r\n") { // which package base64 would skip
-		return nil, fmt.Errorf("%s: line break in base64", name)
+		return nil, errors.New("line break in base64")
 	}
 	b, err := base64.StdEncoding.Strict().DecodeString(s)
 	if err == nil {
@@ -122,7 +141,7 @@ func readBase64(r *strictjson.Reader, name string) ([]byte, error) {
 	if b, urlErr := base64.URLEncoding.Strict().DecodeString(s); urlErr == nil {
 		return b, nil
 	}
-	return nil, fmt.Errorf("%s: %w", name, err)
+	return nil, err
 }
 
 // Encode is the envelope's JSON, with names and spaces as Keylime's tools write them.
@@ -151,10 +170,19 @@ func quoteJSON(s string) string {
 	return string(quoted)
 }
 
-// checkType holds the envelope to carrying a policy: a signature over something else of the signer's is none over this.
-func (e *Envelope) checkType() error {
-	if e.PayloadType != PayloadType {
+// check holds the envelope to carrying a policy, for a signature over something else of the signer's is none over this,
+// and to having signatures.
+func (e *Envelope) check() error {
+	switch {
+	case e.PayloadType != PayloadType:
 		return fmt.Errorf("DSSE envelope: payloadType %q is not %q", clipText(e.PayloadType), PayloadType)
+	case len(e.Signatures) == 0:
+		return errors.New("DSSE envelope: it holds no signature")
+	}
+	for i, s := range e.Signatures {
+		if len(s.Sig) == 0 {
+			return fmt.Errorf("DSSE envelope: signatures[%d].sig is not base64 of 1 to %d bytes", i, maxSig)
+		}
 	}
 	return nil
 }

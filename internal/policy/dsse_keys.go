@@ -84,7 +84,7 @@ func (e *Envelope) signedBy(k PublicKey, digest []byte) bool {
 // keys. A signature that none of them made is refused even beside a good one: nobody here can vouch for it. It returns
 // the keys that signed.
 func (e *Envelope) Verify(keys ...PublicKey) ([]PublicKey, error) {
-	if err := e.checkType(); err != nil {
+	if err := e.check(); err != nil {
 		return nil, err
 	}
 	digest := sha256.Sum256(e.signedBytes())
@@ -93,12 +93,32 @@ func (e *Envelope) Verify(keys ...PublicKey) ([]PublicKey, error) {
 			return nil, fmt.Errorf("DSSE envelope: signature %d, of key %q, is not by any of the %d keys known here", i+1, clipText(s.KeyID), len(keys))
 		}
 	}
-	if len(e.Signatures) == 0 {
-		return nil, errors.New("DSSE envelope: it holds no signature")
-	}
 	var signers []PublicKey
 	for _, k := range keys {
 		if e.signedBy(k, digest[:]) {
+			signers = append(signers, k)
+		}
+	}
+	return signers, nil
+}
+
+// VerifyNamed is for envelopes that need not be signed: each signature that says it is by one of the keys must be by that
+// key; others are left out of account. It returns the keys that signed.
+func (e *Envelope) VerifyNamed(keys ...PublicKey) ([]PublicKey, error) {
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	digest := sha256.Sum256(e.signedBytes())
+	var signers []PublicKey
+	for i, s := range e.Signatures {
+		id := s.signer()
+		for _, k := range keys {
+			if k.id != id {
+				continue
+			}
+			if !k.verifies(digest[:], s.Sig) {
+				return nil, fmt.Errorf("DSSE envelope: signature %d is not by the key that it names, %s", i+1, id)
+			}
 			signers = append(signers, k)
 		}
 	}
