@@ -150,7 +150,7 @@ func (t *tenant) enrolRequest(e *enrolment, o *options) api.EnrolRequest {
 		AgentIP: &host, AgentPort: e.agent.port,
 		VerifierIP: &t.verifier.host, VerifierPort: json.RawMessage(strconv.Quote(strconv.Itoa(t.verifier.port))),
 		TPMPolicy:     &e.appraisal.tpmPolicy,
-		RuntimePolicy: &e.appraisal.runtimePolicy, RuntimePolicyName: &e.appraisal.runtimePolicyName, RuntimePolicyKey: &empty,
+		RuntimePolicy: &e.appraisal.runtimePolicy, RuntimePolicyName: &e.appraisal.runtimePolicyName, RuntimePolicyKey: &e.appraisal.runtimePolicyKey,
 		MBPolicy: e.appraisal.mbPolicy, MBPolicyName: &e.appraisal.mbPolicyName,
 		IMAVerificationKey: &empty,
 		Metadata:           &e.delivery.metadata,

@@ -33,7 +33,7 @@ type options struct {
 
 	// What it must be.
 	runtimePolicy, runtimePolicyURL, runtimePolicyChecksum string
-	runtimePolicyName                                      string
+	runtimePolicyName, runtimePolicyKey                    string
 	mbPolicy, mbPolicyName                                 string
 	tpmPolicy                                              string
 
@@ -44,7 +44,6 @@ type options struct {
 // retiredFlags are upstream's deprecated flags, and those that this release does not implement: the message names them.
 type retiredFlags struct {
 	allowlist, allowlistURL, allowlistName, exclude string
-	runtimePolicyKey                                string
 	supportedVersion                                string
 	imaKeys                                         []string
 }
@@ -151,6 +150,7 @@ func runtimePolicyFlags() flagSet {
 	return flagSet{
 		{"runtime-policy", nil, "`FILE` with the runtime policy: what measured files may be", func(o *options) any { return &o.runtimePolicy }},
 		{"runtime-policy-url", nil, "download the runtime policy from `URL` (http or https, no redirects)", func(o *options) any { return &o.runtimePolicyURL }},
+		{"runtime-policy-sig-key", nil, "`FILE` with the public key that the runtime policy is signed with", func(o *options) any { return &o.runtimePolicyKey }},
 		{"runtime-policy-checksum", nil, "SHA-256 in `HEX` that the runtime policy must have; needed with an URL", func(o *options) any { return &o.runtimePolicyChecksum }},
 	}
 }
@@ -178,7 +178,6 @@ func retired() flagSet {
 		{"allowlist-url", nil, "", func(o *options) any { return &o.retired.allowlistURL }},
 		{"allowlist-name", nil, "", func(o *options) any { return &o.retired.allowlistName }},
 		{"exclude", nil, "", func(o *options) any { return &o.retired.exclude }},
-		{"runtime-policy-sig-key", nil, "", func(o *options) any { return &o.retired.runtimePolicyKey }},
 		{"supported-version", nil, "", func(o *options) any { return &o.retired.supportedVersion }},
 		{"signature-verification-key", []string{"sign_verification_key"}, "", func(o *options) any { return &o.retired.imaKeys }},
 		{"signature-verification-key-sig", nil, "", func(o *options) any { return &o.retired.imaKeys }},
@@ -204,6 +203,8 @@ func (o *options) check(c command) error {
 		return usage("`sha256sum FILE` of the policy as it should be gives it", "--runtime-policy-url must have --runtime-policy-checksum")
 	case o.runtimePolicyChecksum != "" && o.runtimePolicy == "" && o.runtimePolicyURL == "":
 		return usage("name the policy", "--runtime-policy-checksum must have --runtime-policy or --runtime-policy-url")
+	case o.runtimePolicyKey != "" && o.runtimePolicy == "" && o.runtimePolicyURL == "":
+		return usage("name the policy", "--runtime-policy-sig-key must have --runtime-policy or --runtime-policy-url")
 	}
 	return nil
 }
@@ -239,8 +240,6 @@ func (o *options) checkRetired() error {
 		return usage("excludes are part of a runtime policy", "--exclude cannot be used without an --allowlist")
 	case r.allowlist != "" || r.allowlistURL != "" || r.exclude != "":
 		return usage("convert them to a runtime policy and give it with --runtime-policy", "--allowlist, --allowlist-url and --exclude are not supported: separate allow and exclude lists are retired")
-	case r.runtimePolicyKey != "":
-		return usage("give the plain policy; --runtime-policy-checksum ties it to a digest that you trust", "--runtime-policy-sig-key: signed policies are not supported by this release")
 	case len(r.imaKeys) > 0:
 		return usage("put the keys into verification-keys of the runtime policy", "--signature-verification-key is not supported: keys are part of a runtime policy")
 	}

@@ -30,6 +30,7 @@ var measuredBootPCRs = tpm.MaskOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 
 type appraisal struct {
 	tpmPolicy         string // JSON with "mask"
 	runtimePolicy     string // base64, "" = none given
+	runtimePolicyKey  string // base64, "" = not signed
 	runtimePolicyName string
 	mbPolicy          *string
 	mbPolicyName      string
@@ -48,11 +49,11 @@ func (t *tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
 			return a, badPolicyName(flag, name)
 		}
 	}
-	text, err := t.runtimePolicy(ctx, o)
+	text, key, err := t.runtimePolicy(ctx, o)
 	if err != nil {
 		return a, err
 	}
-	a.runtimePolicy = base64.StdEncoding.EncodeToString(text)
+	a.runtimePolicy, a.runtimePolicyKey = base64.StdEncoding.EncodeToString(text), base64.StdEncoding.EncodeToString(key)
 	if o.mbPolicy != "" {
 		if a.mbPolicy, err = t.mbPolicy(o.mbPolicy); err != nil {
 			return a, err
@@ -64,13 +65,10 @@ func (t *tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
 	return a, err
 }
 
-// runtimePolicy is the policy's text from file or URL, validated; nil when the options name none.
-func (t *tenant) runtimePolicy(ctx context.Context, o *options) ([]byte, error) {
-	var (
-		text   []byte
-		source = o.runtimePolicy
-		err    error
-	)
+// runtimePolicy is the policy's text from file or URL, validated, and the PEM text of the key that it is signed with;
+// nil when the options name none.
+func (t *tenant) runtimePolicy(ctx context.Context, o *options) (text, key []byte, err error) {
+	source := o.runtimePolicy
 	switch {
 	case o.runtimePolicyURL != "":
 		source = o.runtimePolicyURL
@@ -79,36 +77,31 @@ func (t *tenant) runtimePolicy(ctx context.Context, o *options) ([]byte, error) 
 	case o.runtimePolicy != "":
 		text, err = readFile(source, maxPolicySize)
 	default:
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, failure(exitFailed, "check its place, or copy it here and give it with --runtime-policy", "runtime policy: %w", err)
+		return nil, nil, failure(exitFailed, "check its place, or copy it here and give it with --runtime-policy", "runtime policy: %w", err)
 	}
 	sum := sha256.Sum256(text)
 	if want := strings.ToLower(o.runtimePolicyChecksum); want != "" && want != hex.EncodeToString(sum[:]) {
-		return nil, failure(exitUntrusted, "get the policy again from whom you trust; `sha256sum` shows a file's checksum",
+		return nil, nil, failure(exitUntrusted, "get the policy again from whom you trust; `sha256sum` shows a file's checksum",
 			"runtime policy %s: checksum does not match: expected %s, got %x", clean(source), clean(want), sum)
 	}
-	if isEnvelope(text) {
-		return nil, failure(exitFailed, "give the plain policy; --runtime-policy-checksum ties it to a digest that you trust",
-			"runtime policy %s: signed policies are not supported by this release", clean(source))
+	d, err := policy.OpenDocument(text)
+	if err != nil {
+		return nil, nil, failure(exitFailed, "correct the policy", "runtime policy %s: %w", clean(source), err)
 	}
-	if _, err := policy.CompileRuntime(text); err != nil {
-		return nil, failure(exitFailed, "correct the policy", "runtime policy %s: %w", clean(source), err)
+	if key, err = checkSignature(d, o.runtimePolicyKey, source); err != nil {
+		return nil, nil, err
 	}
-	return text, nil
+	if _, err := d.Compile(); err != nil {
+		return nil, nil, failure(exitFailed, "correct the policy", "runtime policy %s: %w", clean(source), err)
+	}
+	return text, key, nil
 }
 
 func badPolicyName(flag, name string) error {
 	return usage("a name has letters, digits, dots, dashes and underscores", "%s: %q is no name of a policy", flag, name)
-}
-
-// isEnvelope reports whether the text is a DSSE envelope: a JSON object with a payload.
-func isEnvelope(text []byte) bool {
-	var envelope struct {
-		Payload json.RawMessage `json:"payload"`
-	}
-	return json.Unmarshal(text, &envelope) == nil && len(envelope.Payload) > 0
 }
 
 // mbPolicy is the text of a measured-boot policy.
