@@ -146,7 +146,7 @@ func (v *Verifier) runtimePolicyFor(ctx context.Context, id string, req api.Enro
 // acceptChosen checks a new runtime policy's text, or that one there is may still be used.
 func (v *Verifier) acceptChosen(ctx context.Context, c *chosenPolicy, key string) (err error) {
 	if !c.isNew {
-		return v.signatures.checkStored(ctx, c.existing)
+		return v.signers.checkStored(ctx, c.existing)
 	}
 	c.accepted, _, err = v.acceptRuntime(ctx, c.name, c.text, key)
 	return err

@@ -93,7 +93,7 @@ func (v *Verifier) acceptRuntime(ctx context.Context, name string, content []byt
 	if err != nil {
 		return store.Policy{}, nil, policyError(err)
 	}
-	keys, err := v.signatures.check(ctx, d, key)
+	keys, err := v.signers.check(ctx, d, key)
 	if err != nil {
 		return store.Policy{}, nil, err
 	}

@@ -25,17 +25,17 @@ import (
 
 // Verifier is one verifier over a store. Safe for concurrent use.
 type Verifier struct {
-	cfg        config.Verifier
-	store      store.Verifier
-	log        zerolog.Logger
-	policies   *policies
-	signatures signatures
-	guard      guard
-	pool       *pool
-	cycle      *cycle
-	outbox     *outbox
-	scheduler  *scheduler
-	closers    []func()
+	cfg       config.Verifier
+	store     store.Verifier
+	log       zerolog.Logger
+	policies  *policies
+	signers   signers
+	guard     guard
+	pool      *pool
+	cycle     *cycle
+	outbox    *outbox
+	scheduler *scheduler
+	closers   []func()
 }
 
 // Options are what a verifier needs beside its configuration and store.
@@ -57,7 +57,7 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	var run [8]byte
 	_, _ = rand.Read(run[:]) // never fails
 	v := &Verifier{cfg: cfg, store: s, log: o.Log, policies: newPolicies(s), guard: newGuard(o.Listen, cfg.AllowLoopbackAgents)}
-	v.signatures = signatures{required: cfg.RequirePolicySignatures, dir: cfg.TrustedPolicyKeysDir, store: s}
+	v.signers = signers{required: cfg.RequirePolicySignatures, dir: cfg.TrustedPolicyKeysDir, store: s}
 	if err := v.checkSigners(ctx); err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	v.cycle = &cycle{
 		store: s, policies: v.policies, pool: v.pool, outbox: v.outbox, labels: labels, log: o.Log,
 		signatures: ima.NewSignatureCache(rememberedSignatures),
-		pacing: pace, ignoreToMToU: cfg.IgnoreToMToUErrors, timeout: cfg.RequestTimeout,
+		pacing:     pace, ignoreToMToU: cfg.IgnoreToMToUErrors, timeout: cfg.RequestTimeout,
 		run: hex.EncodeToString(run[:]), nonce: newNonce, rand: rand.Reader,
 	}
 	if v.outbox.channels, err = v.openChannels(ctx, o.Client); err != nil {
@@ -86,7 +86,7 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 
 // checkSigners reads the keys that runtime policies may be signed with, and warns of what is required by name only.
 func (v *Verifier) checkSigners(ctx context.Context) error {
-	s := v.signatures
+	s := v.signers
 	if _, err := s.known(ctx); err != nil {
 		return err
 	}

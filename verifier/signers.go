@@ -24,12 +24,12 @@ const (
 	textNotSigned    = "Runtime policy is not signed!"
 )
 
-// signatures decides whose signature a runtime policy needs to be taken. Safe for concurrent use.
+// signers decides whose signature a runtime policy needs to be taken. Safe for concurrent use.
 //
 // Keys are known from the directory that the operator fills or, without one, from policies that were signed with them
 // before: the first upload that brings a key along makes it known. A key in a directory is read at each upload, so that
 // adding or removing it takes effect at once.
-type signatures struct {
+type signers struct {
 	required bool
 	dir      string // "" = none
 	store    keyStore
@@ -42,7 +42,7 @@ type keyStore interface {
 // check verifies an upload. supplied is its runtime_policy_key, base64 of PEM or "". It returns the keys to keep with
 // the policy, PEM, "" when none of its signatures is known to be good. The error is a *web.Error when the upload is to
 // blame.
-func (s signatures) check(ctx context.Context, d policy.Document, supplied string) (keys string, err error) {
+func (s signers) check(ctx context.Context, d policy.Document, supplied string) (keys string, err error) {
 	if d.Envelope == nil {
 		return "", s.checkPlain(supplied)
 	}
@@ -53,11 +53,11 @@ func (s signatures) check(ctx context.Context, d policy.Document, supplied strin
 	if s.required && supplied == "" && len(d.Envelope.Named(known...)) == 0 {
 		return "", refuse(http.StatusUnauthorized, textNoKey)
 	}
-	var signers []policy.PublicKey
+	var by []policy.PublicKey
 	if s.required || supplied != "" {
-		signers, err = s.checkAll(d.Envelope, known, supplied)
+		by, err = s.checkAll(d.Envelope, known, supplied)
 	} else {
-		signers, err = d.Envelope.VerifyNamed(known...)
+		by, err = d.Envelope.VerifyNamed(known...)
 	}
 	var refused *web.Error
 	switch {
@@ -66,14 +66,14 @@ func (s signatures) check(ctx context.Context, d policy.Document, supplied strin
 	case err != nil:
 		return "", &web.Error{Code: http.StatusUnauthorized, Msg: textBadSignature, Err: err}
 	}
-	for _, k := range signers {
+	for _, k := range by {
 		keys += k.PEM()
 	}
 	return keys, nil
 }
 
 // checkPlain is for policies without an envelope. Whoever sends a key wants a signature checked.
-func (s signatures) checkPlain(supplied string) error {
+func (s signers) checkPlain(supplied string) error {
 	switch {
 	case supplied != "":
 		return refuse(http.StatusBadRequest, textNotSigned)
@@ -85,7 +85,7 @@ func (s signatures) checkPlain(supplied string) error {
 
 // checkAll holds every signature to being by a key that counts. Where signatures are required and the operator says
 // by whom, a key that comes with the upload proves nothing.
-func (s signatures) checkAll(e *policy.Envelope, known []policy.PublicKey, supplied string) ([]policy.PublicKey, error) {
+func (s signers) checkAll(e *policy.Envelope, known []policy.PublicKey, supplied string) ([]policy.PublicKey, error) {
 	if supplied != "" {
 		k, err := parseSuppliedKey(supplied)
 		if err != nil {
@@ -112,7 +112,7 @@ func parseSuppliedKey(supplied string) (policy.PublicKey, error) {
 }
 
 // checkStored holds a policy that was stored before to what is required now.
-func (s signatures) checkStored(ctx context.Context, head store.Policy) error {
+func (s signers) checkStored(ctx context.Context, head store.Policy) error {
 	switch {
 	case !s.required:
 		return nil
@@ -123,11 +123,11 @@ func (s signatures) checkStored(ctx context.Context, head store.Policy) error {
 	if err != nil {
 		return err
 	}
-	signers, err := splitKeys(head.Keys)
+	keys, err := splitKeys(head.Keys)
 	if err != nil {
 		return fmt.Errorf("keys of runtime policy %s: %w", head.Name, err)
 	}
-	for _, k := range signers {
+	for _, k := range keys {
 		if !slices.ContainsFunc(known, func(other policy.PublicKey) bool { return other.ID() == k.ID() }) {
 			return &web.Error{Code: http.StatusUnauthorized, Msg: textBadSignature,
 				Err: fmt.Errorf("runtime policy %s is signed with key %s, which is not in trusted_policy_keys_dir any more", head.Name, k.ID())}
@@ -137,7 +137,7 @@ func (s signatures) checkStored(ctx context.Context, head store.Policy) error {
 }
 
 // known are the keys that policies may be signed with, without one that comes with an upload.
-func (s signatures) known(ctx context.Context) ([]policy.PublicKey, error) {
+func (s signers) known(ctx context.Context) ([]policy.PublicKey, error) {
 	if s.dir != "" {
 		return readKeys(s.dir)
 	}
