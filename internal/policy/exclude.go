@@ -102,3 +102,9 @@ func (x *excludes) match(name []byte) bool {
 func badExclude(pattern string, err error) error {
 	return &Error{fmt.Sprintf("%q: %v Exclude list regex is misformatted. Please correct the issue and try again.", pattern, err)}
 }
+
+// CheckExclude reports whether a pattern may stand among a policy's excludes. Its error says where it is at fault.
+func CheckExclude(pattern string) error {
+	_, err := compileExcludes([]string{pattern})
+	return err
+}

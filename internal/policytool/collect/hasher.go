@@ -23,6 +23,16 @@ func (f *Files) Hasher(alg Algorithm) *Hasher {
 
 // Add hashes what r gives up to its end and adds it under the path. When r fails nothing is added.
 func (h *Hasher) Add(path string, r io.Reader) error {
+	sum, err := h.Sum(r)
+	if err != nil {
+		return err
+	}
+	h.files.Add(path, sum)
+	return nil
+}
+
+// Sum hashes what r gives up to its end. The digest is valid until the next call.
+func (h *Hasher) Sum(r io.Reader) ([]byte, error) {
 	h.hash.Reset()
 	for {
 		n, err := r.Read(h.buf)
@@ -32,10 +42,9 @@ func (h *Hasher) Add(path string, r io.Reader) error {
 			break
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 	h.sum = h.hash.Sum(h.sum[:0])
-	h.files.Add(path, h.sum)
-	return nil
+	return h.sum, nil
 }
