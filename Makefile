@@ -9,7 +9,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # Static, stripped, without paths of this machine; the version comes from the build info (git tag or commit).
-BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid='
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags='-s -w -buildid='
 # The race detector is the one thing that needs cgo.
 TEST  := CGO_ENABLED=1 KEYLIME_REQUIRE_TOOLS=1 KEYLIME_PEER_VENV=$(PEER_VENV) $(GO) test
 

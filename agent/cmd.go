@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"os/user"
-	"strings"
 
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
@@ -39,9 +38,6 @@ func load(_ *cli.Context, src config.Sources) (daemon.Runner, config.Report, err
 		report.Warnings = append(report.Warnings, warning)
 	}
 	return func(ctx context.Context, log zerolog.Logger) error {
-		if level, ok := rustLevel(os.Getenv("RUST_LOG")); ok {
-			log = log.Level(level)
-		}
 		return Run(ctx, Config{Agent: cfg, TCTI: os.Getenv("TCTI")}, log)
 	}, report, nil
 }
@@ -61,25 +57,4 @@ func keepRoot(cfg *config.Agent, report config.Report) (warning string) {
 		}
 	}
 	return warning
-}
-
-// rustLevel reads the level for the agent from RUST_LOG, which units of Keylime's agent set: a level, or a list of
-// module=level, where keylime_agent's counts.
-func rustLevel(value string) (level zerolog.Level, ok bool) {
-	for directive := range strings.SplitSeq(value, ",") {
-		module, name, found := strings.Cut(strings.TrimSpace(directive), "=")
-		if !found {
-			module, name = "", module
-		}
-		if module != "" && module != "keylime_agent" {
-			continue
-		}
-		if name == "off" {
-			name = "disabled"
-		}
-		if parsed, err := zerolog.ParseLevel(strings.ToLower(name)); err == nil && name != "" && (!ok || module != "") {
-			level, ok = parsed, true
-		}
-	}
-	return level, ok
 }

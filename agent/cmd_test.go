@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
 	"keylime/internal/config"
@@ -55,23 +54,5 @@ func TestDefaultAccountMayBeMissing(t *testing.T) {
 	cfg.RunAs = "nobody:root"
 	if warning := keepRoot(&cfg, setting("default")); warning != "" || cfg.RunAs == "" {
 		t.Errorf("existing account: %q, runs as %q", warning, cfg.RunAs)
-	}
-}
-
-func TestRustLogSetsTheLevel(t *testing.T) {
-	t.Parallel()
-	for value, want := range map[string]zerolog.Level{
-		"info": zerolog.InfoLevel, "DEBUG": zerolog.DebugLevel, "off": zerolog.Disabled,
-		"keylime_agent=debug,keylime=info": zerolog.DebugLevel, "warn,keylime_agent=trace": zerolog.TraceLevel,
-		"keylime_agent=trace,warn": zerolog.TraceLevel, "hyper=error,info": zerolog.InfoLevel,
-	} {
-		if got, ok := rustLevel(value); !ok || got != want {
-			t.Errorf("%q: got %v, %v", value, got, ok)
-		}
-	}
-	for _, value := range []string{"", "hyper=error", "loud", "keylime_agent"} {
-		if got, ok := rustLevel(value); ok {
-			t.Errorf("%q: got %v", value, got)
-		}
 	}
 }

@@ -97,6 +97,7 @@ func TestHostileConnections(t *testing.T) {
 	t.Run("slow headers", func(t *testing.T) { r.dawdle(t) })
 }
 
+// NT-56
 func (r *running) speakOldTLS(t *testing.T) {
 	settings := r.adminTLS("client")
 	settings.InsecureSkipVerify = true

@@ -57,10 +57,12 @@ func (b backoff) wait(n int) time.Duration {
 func (r registration) run(ctx context.Context) error {
 	for n := 0; ; n++ {
 		err := r.attempt(ctx)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		if !passing(err) || n >= r.retry.retries {
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case !passing(err), n >= r.retry.retries:
 			return err
 		}
 		wait := max(r.retry.wait(n), retryAfter(err, time.Now()))

@@ -159,7 +159,7 @@ func TestRegistrationHasTheRecordedShape(t *testing.T) {
 	}
 }
 
-// What recorded probes do not hold. NT-57, NT-60, NT-66 and the boundaries of each parameter.
+// What recorded probes do not hold. NT-41, NT-57, NT-60, NT-66 and the boundaries of each parameter.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

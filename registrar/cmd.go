@@ -36,6 +36,7 @@ func load(src config.Sources, open OpenStore) (daemon.Runner, config.Report, err
 	if err != nil {
 		return nil, report, err
 	}
+	src.Flags = nil // they are the registrar's
 	ca, _, err := config.LoadCA(src)
 	if err != nil {
 		return nil, report, err

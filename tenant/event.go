@@ -16,7 +16,12 @@ func (r agentReport) peopleEvent(s *screen) {
 		name, t = "failure", bad
 	}
 	s.tinted(name, t, clean(*v.LastEventID))
-	for _, f := range eventFields(v.LastEventContext) {
+	fields := eventFields(v.LastEventContext)
+	if len(fields) > 0 && strings.HasSuffix(*v.LastEventID, ".not_in_allowlist") {
+		// The context of upstream's event has nothing to expect: say so.
+		fields = append(fields, eventField{"expected", "nothing: the policy does not name this file"})
+	}
+	for _, f := range fields {
 		s.field("  "+f.name, f.value)
 	}
 	if failing {

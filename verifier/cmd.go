@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
@@ -19,7 +18,6 @@ type OpenStore func(path string, log zerolog.Logger) (s store.Verifier, close fu
 
 // Command is the command line of the verifier.
 func Command(open OpenStore) *cli.Command {
-	set := settings{}
 	return daemon.Command(daemon.Role{
 		Name:  "verifier",
 		Usage: "attest agents continuously and tell others when one fails",
@@ -28,30 +26,9 @@ reports failures. Without configuration it listens on 127.0.0.1:8881 and makes t
 needs under /var/lib/keylime/cv_ca; agents are enrolled with keylime tenant add.
 
    keylime verifier --set quote_interval=10 --set revocations.webhook_url=https://hooks.example/keylime`,
-		Flags: []cli.Flag{
-			&cli.GenericFlag{Name: "set", Value: set, Usage: "set an option for this run, as `OPTION=VALUE`; may be repeated"},
-		},
-		Load: func(_ *cli.Context, src config.Sources) (daemon.Runner, config.Report, error) {
-			src.Flags = set
-			return load(src, open)
-		},
+		Load: func(_ *cli.Context, src config.Sources) (daemon.Runner, config.Report, error) { return load(src, open) },
 	})
 }
-
-// settings is the flag that collects OPTION=VALUE pairs.
-type settings map[string]string
-
-// Set adds a pair.
-func (s settings) Set(pair string) error {
-	name, value, ok := strings.Cut(pair, "=")
-	if !ok || name == "" {
-		return fmt.Errorf("%q: want OPTION=VALUE, as in --set quote_interval=10", pair)
-	}
-	s[name] = value
-	return nil
-}
-
-func (s settings) String() string { return "" }
 
 // load reads the configuration and returns what runs with it.
 func load(src config.Sources, open OpenStore) (daemon.Runner, config.Report, error) {

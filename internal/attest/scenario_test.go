@@ -205,6 +205,13 @@ func (m *machine) verify(t testing.TB, in Input) Outcome {
 		t.Fatal(err)
 	}
 	m.state, m.last = out.State, out
+	for _, f := range out.Verdict.Failures {
+		// What the quote itself lacks no later round can mend, an unsafe clock excepted; all else may pass again.
+		want := !strings.HasPrefix(f.EventID, "qoute_validation.") || strings.Contains(f.Context, "not safe")
+		if f.Recoverable != want {
+			t.Errorf("%s is recoverable: %v", f.EventID, f.Recoverable)
+		}
+	}
 	return out
 }
 

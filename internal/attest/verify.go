@@ -206,7 +206,7 @@ func (r *round) fail(eventID string, recoverable bool, context any) {
 	if full && severity.Rank <= r.worst.Rank {
 		return
 	}
-	if len(r.failures) == 0 || severity.Rank > r.worst.Rank {
+	if severity.Rank >= r.worst.Rank {
 		r.worst = severity
 	}
 	r.failures = append(r.failures, Failure{eventID, severity, recoverable, encodeContext(context)})

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
@@ -16,10 +17,9 @@ type Role struct {
 	Usage string // one line
 	About string // shown by --help, with an example
 	Flags []cli.Flag
-	// Several: the role runs others, which name themselves in their log lines.
+	// Several: the role runs others, which have options of their own and name themselves in their log lines.
 	Several bool
-	// Load reads the configuration; flags that are options of it are given by option name. The Runner is nil only with
-	// an error.
+	// Load reads the configuration. The Runner is nil only with an error.
 	Load func(c *cli.Context, src config.Sources) (Runner, config.Report, error)
 }
 
@@ -28,11 +28,23 @@ type Runner func(ctx context.Context, log zerolog.Logger) error
 
 // Command is the role's command: alone it runs; `config check` and `config show` say what it would run with.
 func Command(r Role) *cli.Command {
+	set := settings{}
+	flags := r.Flags
+	if !r.Several {
+		flags = append(flags, &cli.GenericFlag{
+			Name: "set", Value: set, Usage: "set an option for this run, as `OPTION=VALUE`; may be repeated",
+		})
+	}
+	load := r.Load
+	r.Load = func(c *cli.Context, src config.Sources) (Runner, config.Report, error) {
+		src.Flags = set
+		return load(c, src)
+	}
 	return &cli.Command{
 		Name:        r.Name,
 		Usage:       r.Usage,
 		Description: r.About,
-		Flags:       r.Flags,
+		Flags:       flags,
 		Action:      func(c *cli.Context) error { return run(c, r) },
 		Subcommands: []*cli.Command{ConfigCommand(r.Name, func(c *cli.Context, src config.Sources) (config.Report, error) {
 			_, report, err := r.Load(c, src)
@@ -40,6 +52,21 @@ func Command(r Role) *cli.Command {
 		})},
 	}
 }
+
+// settings is the flag that collects OPTION=VALUE pairs.
+type settings map[string]string
+
+// Set adds a pair.
+func (s settings) Set(pair string) error {
+	name, value, ok := strings.Cut(pair, "=")
+	if !ok || name == "" {
+		return fmt.Errorf("%q: want OPTION=VALUE, as in --set port=9000", pair)
+	}
+	s[name] = value
+	return nil
+}
+
+func (s settings) String() string { return "" }
 
 // ConfigCommand is `config check` and `config show` of a role. load is as Role.Load.
 func ConfigCommand(role string, load func(c *cli.Context, src config.Sources) (config.Report, error)) *cli.Command {

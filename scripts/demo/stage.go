@@ -120,6 +120,9 @@ func (s *stage) start(ctx context.Context, name string, port int, args ...string
 		cmd.Env = append(cmd.Env, "KEYLIME_DIR="+s.path("agent"))
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if name == "agent" {
+		mayMount(cmd.SysProcAttr)
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -138,6 +141,17 @@ func (s *stage) start(ctx context.Context, name string, port int, args ...string
 		}
 		return err
 	})
+}
+
+// mayMount lets a process of a user other than root mount the tmpfs that the agent keeps secrets in: it becomes root of
+// a user namespace of its own (user_namespaces(7)).
+func mayMount(attr *syscall.SysProcAttr) {
+	if os.Geteuid() == 0 {
+		return
+	}
+	attr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS
+	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 }
 
 // keylime runs one command of the operator and shows it with what it printed.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -147,7 +148,7 @@ func tamper(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	for _, want := range []string{intruder.path, "ima.validation.ima-ng.not_in_allowlist"} {
+	for _, want := range []string{intruder.path, "ima.validation.ima-ng.not_in_allowlist", "expected", hex.EncodeToString(intruder.digest())} {
 		if !strings.Contains(out, want) {
 			return fmt.Errorf("status does not show %s", want)
 		}
