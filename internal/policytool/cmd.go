@@ -15,7 +15,10 @@ import (
 // Command is `keylime policy`.
 func Command() *cli.Command {
 	return group("policy", "policy", "make, convert, sign and check policies",
-		group("create", "policy create", "make a policy", leaves(createCommands())...),
+		group("create", "policy create", "make a policy", runtimeCommand().cli(), bootCommand().cli()),
+		group("sign", "policy sign", "sign a policy", signCommand().cli()),
+		verifyCommand().cli(),
+		convertCommand().cli(),
 	)
 }
 
@@ -30,14 +33,6 @@ func group(name, path, usage string, commands ...*cli.Command) *cli.Command {
 			return cli.ShowSubcommandHelp(c)
 		},
 	}
-}
-
-func leaves(commands []command) []*cli.Command {
-	var list []*cli.Command
-	for _, c := range commands {
-		list = append(list, c.cli())
-	}
-	return list
 }
 
 // cli turns a command into one of package cli, which shows its help; the command line is read as argparse does.
@@ -84,7 +79,7 @@ func helpFlags(options []option) []cli.Flag {
 	for _, o := range options {
 		var alias []string
 		if o.short != "" {
-			alias = []string{o.short}
+			alias = append(alias, o.short)
 		}
 		if o.value == "" {
 			list = append(list, &cli.BoolFlag{Name: o.name, Aliases: alias, Usage: o.help, DisableDefaultText: true})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -29,8 +30,8 @@ type command struct {
 // call is one use of a command.
 type call struct {
 	options  []option
-	required []string // names of options that must be given
-	argument *string  // takes the only argument; nil when the command takes none
+	required []string  // names of options that must be given
+	loose    *[]string // takes the arguments that are no flags; nil when the command takes none
 	run      func(ctx context.Context) error
 }
 
@@ -43,6 +44,14 @@ type option struct {
 	store       func(string) error
 }
 
+// title names the option in messages.
+func (o option) title() string {
+	if o.short == "" {
+		return "--" + o.name
+	}
+	return "-" + o.short + "/--" + o.name
+}
+
 // flags are the options as argparse takes them; each that is stored is struck from the required ones.
 func (c *call) flags() []argparse.Flag {
 	var list []argparse.Flag
@@ -52,12 +61,7 @@ func (c *call) flags() []argparse.Flag {
 			f.Spellings = append(f.Spellings, "-"+o.short)
 		}
 		f.Store = func(value string) error {
-			for i, name := range c.required {
-				if name == o.name {
-					c.required = append(c.required[:i:i], c.required[i+1:]...)
-					break
-				}
-			}
+			c.required = slices.DeleteFunc(c.required, func(name string) bool { return name == o.name })
 			return o.store(value)
 		}
 		list = append(list, f)
@@ -67,19 +71,20 @@ func (c *call) flags() []argparse.Flag {
 
 // accept takes the arguments that are no flags, and holds that nothing is missing.
 func (c *call) accept(loose []string) error {
-	if c.argument != nil && len(loose) > 0 && !strings.HasPrefix(loose[0], "--") {
-		*c.argument, loose = loose[0], loose[1:]
+	if c.loose != nil {
+		isFlag := func(arg string) bool { return len(arg) > 1 && arg[0] == '-' }
+		unknown := slices.IndexFunc(loose, isFlag)
+		if unknown < 0 {
+			unknown = len(loose)
+		}
+		*c.loose = append(*c.loose, loose[:unknown]...)
+		loose = loose[unknown:]
 	}
 	var missing []string
 	for _, o := range c.options {
-		for _, name := range c.required {
-			if name == o.name {
-				missing = append(missing, strings.TrimPrefix("-"+o.short+"/", "-/")+"--"+o.name)
-			}
+		if slices.Contains(c.required, o.name) {
+			missing = append(missing, o.title())
 		}
-	}
-	if c.argument != nil && *c.argument == "" {
-		missing = append(missing, "the file")
 	}
 	switch {
 	case len(missing) > 0:

@@ -10,9 +10,8 @@ const aboutRuntime = `Makes a runtime policy: the digests that measured files ma
 what a machine's kernel has measured, root file systems, RAM disks. Files are hashed with the algorithm of the other
 inputs, SHA-256 without any; it must be the one that the attested machines' kernel measures with (ima_hash=).`
 
-// createCommands are the commands of `keylime policy create`.
-func createCommands() []command {
-	return []command{{
+func runtimeCommand() command {
+	return command{
 		path:  "create runtime",
 		brief: "make a runtime policy from files, lists and measurements",
 		about: aboutRuntime,
@@ -27,7 +26,7 @@ func createCommands() []command {
 				return createRuntime(ctx, r, stdout, screen)
 			}}
 		},
-	}}
+	}
 }
 
 func runtimeOptions(r *runtimeRequest) []option {

@@ -10,8 +10,7 @@ import (
 	"keylime/ima"
 )
 
-// addKeys adds keys from files to those that verify files' signatures. A file without a usable key is logged as an error
-// and left out, as upstream does.
+// addKeys adds keys from files to those that verify files' signatures.
 func (d *document) addKeys(files []string, log zerolog.Logger) error {
 	if len(files) == 0 {
 		return nil
@@ -23,18 +22,25 @@ func (d *document) addKeys(files []string, log zerolog.Logger) error {
 	for _, u := range unusable {
 		log.Warn().Err(u).Msg("a verification key of the policy to begin with cannot be used, and is left out")
 	}
+	ring = ring.With(readKeys(files, log)...)
+	if len(ring.Keys()) > 0 {
+		d.keys = ring.String()
+	}
+	return nil
+}
+
+// readKeys reads the keys in files. A file without a usable key is logged as an error and left out, as upstream does.
+func readKeys(files []string, log zerolog.Logger) []*ima.Key {
+	var keys []*ima.Key
 	for _, name := range files {
 		key, err := readKey(name)
 		if err != nil {
 			log.Error().Msgf("File '%s' does not have a supported key: %v", name, err)
 			continue
 		}
-		ring = ring.With(key)
+		keys = append(keys, key)
 	}
-	if len(ring.Keys()) > 0 {
-		d.keys = ring.String()
-	}
-	return nil
+	return keys
 }
 
 const maxKeyFile = 1 << 20

@@ -3,12 +3,20 @@ package policytool
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // stdoutNames are the outputs that stand for the standard output, which is written to as it is: opening /dev/stdout
 // would truncate the file that it may have been redirected to.
 var stdoutNames = map[string]bool{"": true, "-": true, "/dev/stdout": true}
+
+// Modes of the files that are written.
+const (
+	publicMode fs.FileMode = 0o644
+	secretMode fs.FileMode = 0o600
+)
 
 // writeOutput calls write with the named output. A file has its new content in full, or what it had before.
 func writeOutput(name string, stdout io.Writer, write func(io.Writer) error) error {
@@ -18,32 +26,40 @@ func writeOutput(name string, stdout io.Writer, write func(io.Writer) error) err
 		}
 		return nil
 	}
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		return writeTo(name, os.O_WRONLY, write) // a pipe or device
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() { // a pipe or device
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return finish(f, write)
 	}
-	part := name + ".part"
-	if err := writeTo(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, write); err != nil {
-		os.Remove(part)
-		return err
+	return replaceFile(name, publicMode, write)
+}
+
+// replaceFile puts a file in place that nobody sees before it is complete.
+func replaceFile(name string, mode fs.FileMode, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // 0600
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
 	}
-	if err := os.Rename(part, name); err != nil {
-		os.Remove(part)
-		return err
+	err = finish(f, write)
+	if err == nil {
+		err = os.Chmod(f.Name(), mode)
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
 }
 
-func writeTo(name string, flags int, write func(io.Writer) error) error {
-	f, err := os.OpenFile(name, flags, 0o644)
-	if err != nil {
-		return err
-	}
-	err = write(f)
+func finish(f *os.File, write func(io.Writer) error) error {
+	err := write(f)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
+	return err
 }
