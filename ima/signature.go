@@ -57,9 +57,10 @@ type signed struct {
 }
 
 // readSignature reads the attribute of an entry. It is not ok unless the signature could be one of the entry's digest.
+// Signatures of fs-verity digests (version 3) are of a structure around the digest, and not read.
 func readSignature(e *Entry) (s signed, ok bool) {
 	b := e.Signature
-	if CheckSignature(b) != nil || b[0] != typeDigsig && b[0] != typePortableDigsig || b[1] != signatureVersion {
+	if e.Verity || CheckSignature(b) != nil || b[0] != typeDigsig && b[0] != typePortableDigsig || b[1] != signatureVersion {
 		return s, false
 	}
 	for _, h := range signatureHashes {

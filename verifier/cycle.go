@@ -32,10 +32,12 @@ type cycle struct {
 
 	pacing       pacing
 	ignoreToMToU bool
-	timeout      time.Duration // of everything that the agent takes part in
-	run          string        // names this run of the verifier
-	nonce        func() (string, error)
-	rand         io.Reader
+
+	extendedTemplates bool
+	timeout           time.Duration // of everything that the agent takes part in
+	run               string        // names this run of the verifier
+	nonce             func() (string, error)
+	rand              io.Reader
 
 	panics atomic.Int64 // rounds that ended in a panic
 }
@@ -220,7 +222,8 @@ func (c *cycle) policySet(ctx context.Context, spec store.AgentSpec) (*policy.Se
 		return nil, err
 	}
 	return &policy.Set{
-		Runtime: runtime, PCR: pcrs, Labels: c.labels, Keyring: keys, Signatures: c.signatures, IgnoreToMToU: c.ignoreToMToU,
+		Runtime: runtime, PCR: pcrs, Labels: c.labels, Keyring: keys, Signatures: c.signatures,
+		IgnoreToMToU: c.ignoreToMToU, ExtendedTemplates: c.extendedTemplates,
 	}, nil
 }
 

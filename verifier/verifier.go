@@ -73,7 +73,7 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	v.cycle = &cycle{
 		store: s, policies: v.policies, pool: v.pool, outbox: v.outbox, labels: labels, log: o.Log,
 		signatures: ima.NewSignatureCache(rememberedSignatures),
-		pacing:     pace, ignoreToMToU: cfg.IgnoreToMToUErrors, timeout: cfg.RequestTimeout,
+		pacing:     pace, ignoreToMToU: cfg.IgnoreToMToUErrors, extendedTemplates: cfg.ExtendedIMATemplates, timeout: cfg.RequestTimeout,
 		run: hex.EncodeToString(run[:]), nonce: newNonce, rand: rand.Reader,
 	}
 	if v.outbox.channels, err = v.openChannels(ctx, o.Client); err != nil {

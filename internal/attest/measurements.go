@@ -43,7 +43,7 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 		r.keys.proven = r.State.Keyrings
 	}
 	before := len(r.failures)
-	result := ima.Replay(r.Evidence.IMA, start, pcrs, r.Policy.Runtime.LogHash(), func(e *ima.Entry, err error) {
+	result := ima.Replay(r.Evidence.IMA, start, pcrs, listFormat(r.Policy), func(e *ima.Entry, err error) {
 		r.checkEntry(first+uint64(e.Line), e, err)
 	})
 	r.stats.Entries, r.stats.Proven = result.Entries, result.Proven
@@ -72,6 +72,11 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 // failNoList reports that PCR 10 is there, but nothing that explains it.
 func (r *round) failNoList() {
 	r.fail(EventUnusedPCR+strconv.Itoa(tpm.PCRIma), true, "PCR 10 was quoted, but the agent sent no measurement list")
+}
+
+// listFormat is what a list looks like under the policy.
+func listFormat(p *policy.Set) ima.Format {
+	return ima.Format{TemplateHash: p.Runtime.LogHash(), Extended: p.ExtendedTemplates}
 }
 
 // checkEntry appraises one line of the list. line is its number in the attester's whole list, from 1.
@@ -105,7 +110,7 @@ func (r *round) checkEntry(line uint64, e *ima.Entry, err error) {
 			Got:      hexBytes(e.TemplateHash),
 			Line:     line,
 		})
-	case e.Template == "ima-buf":
+	case e.IsBuffer:
 		r.checkBuffer(line, e)
 	case len(e.Signature) > 0 && ima.CheckSignature(e.Signature) != nil:
 		r.fail(EventIMASignature, true, fileContext{

@@ -51,7 +51,7 @@ func Rehearse(in Rehearsal) Rehearsed {
 
 // rehearseMeasurements is checkMeasurements for a whole list, without a state.
 func (r *round) rehearseMeasurements(in Rehearsal, claimed []byte) Rehearsed {
-	result, value := ima.Rehearse(in.IMA, claimed, in.Bank, in.Policy.Runtime.LogHash(), func(e *ima.Entry, err error) {
+	result, value := ima.Rehearse(in.IMA, claimed, in.Bank, listFormat(in.Policy), func(e *ima.Entry, err error) {
 		before := len(r.failures)
 		r.checkEntry(uint64(e.Line), e, err)
 		if in.Visit != nil {

@@ -311,3 +311,40 @@ func TestUnreadableLearnedKeys(t *testing.T) {
 		}
 	}
 }
+
+// Entries of newer templates are judged like those of the older ones, but only on demand.
+func TestExtendedTemplates(t *testing.T) {
+	t.Parallel()
+	vendor := newFileSigner(t)
+	typed := func(kind, path string) []byte {
+		return append(sized(append([]byte(kind+":sha256:\x00"), fileDigest(path)...)), sized([]byte(path+"\x00"))...)
+	}
+	for _, c := range []struct {
+		name, kind, path string
+		signed           bool
+		want             string
+	}{
+		{"listed", "ima", "/listed", false, "pass"},
+		{"not listed", "ima", "/other", false, notListed},
+		{"signed", "ima", "/signed", true, "pass"},
+		{"fs-verity, listed", "verity", "/listed", false, "pass"},
+		{"fs-verity, signed as a file is", "verity", "/signed", true, notListed},
+	} {
+		k := newKernel(t)
+		k.policy = keyPolicy(t, "", "", "", ima.NewKeyring(vendor.key))
+		template, data, last := "ima-ngv2", typed(c.kind, c.path), ""
+		if c.signed {
+			signature := vendor.sign(t, fileDigest(c.path))
+			template, data, last = "ima-sigv2", append(data, sized(signature)...), fmt.Sprintf(" %x", signature)
+		}
+		hash := k.extend(t, data)
+		k.list = append(k.list, fmt.Sprintf("10 %x %s %s:sha256:%x %s%s", hash, template, c.kind, fileDigest(c.path), c.path, last))
+		if got := events(k.judge(t).Verdict); got != badEntry+",ima.pcr_mismatch" {
+			t.Errorf("%s: without being asked for: %s", c.name, got)
+		}
+		k.policy.ExtendedTemplates = true
+		if got := events(k.judge(t).Verdict); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
+	}
+}

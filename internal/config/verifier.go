@@ -33,6 +33,8 @@ type Verifier struct {
 	SeverityLabels     []string // ascending
 	SeverityPolicy     []SeverityRule
 	IgnoreToMToUErrors bool
+	// What measurement lists and runtime policies may hold beyond upstream's.
+	ExtendedIMATemplates bool
 
 	RequirePolicySignatures bool   // runtime policies must be signed
 	TrustedPolicyKeysDir    string // public keys that may sign them; "" = any that came with a policy
@@ -79,6 +81,7 @@ func (v *Verifier) options() []option {
 		{"ignore_tomtou_errors", boolean(&v.IgnoreToMToUErrors, true), "accept IMA violations (a file changed while it was measured); false fails the agent for one"},
 		{"require_allow_list_signatures", boolean(&v.RequirePolicySignatures, false), "refuse runtime policies without a good signature"},
 		{"trusted_policy_keys_dir", text(&v.TrustedPolicyKeysDir, ""), "directory with the public keys (*.pub, *.pem) that runtime policies may be signed with; a relative path is under KEYLIME_DIR; empty = any key that a policy brought along"},
+		{"extended_ima_templates", boolean(&v.ExtendedIMATemplates, false), "accept the IMA templates ima-ngv2, ima-sigv2, ima-modsig, evm-sig and formats that begin with d-ng|n-ng; false fails an agent that has such entries"},
 		{"revocations.enabled_revocation_notifications", list(&v.Revocations.Enabled, "agent"), "who is told of a failed agent: agent, webhook, zeromq"},
 		{"revocations.zmq_ip", address(&v.Revocations.ZMQIP, "127.0.0.1"), "address that the ZeroMQ publisher listens on"},
 		{"revocations.zmq_port", integer(&v.Revocations.ZMQPort, 8992, 0, 65535), "port that the ZeroMQ publisher listens on"},

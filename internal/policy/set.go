@@ -18,6 +18,8 @@ type Set struct {
 	Keyring *ima.Keyring
 	// Signatures remembers good file signatures across rounds and agents; nil: each is verified anew.
 	Signatures *ima.SignatureCache
+	// ExtendedTemplates: measurement lists may have the templates of newer kernels, see ima.Parser.
+	ExtendedTemplates bool
 	// IgnoreToMToU: measurement violations are accepted (true) or fail with ima.validation.tomtou (false).
 	IgnoreToMToU bool
 }
