@@ -22,10 +22,12 @@ type command struct {
 	upstream string // value of upstream's -c
 	flags    flagSet
 	ofAgent  bool // is about one agent, which must be named
-	brief    string
-	long     string // more, for the help
-	example  string // arguments after `keylime tenant PATH`
-	run      func(context.Context, *tenant, *options) (report, error)
+	// named is where the name of what the command is about goes, which may stand without its flag; nil: no such thing.
+	named   func(*options) *string
+	brief   string
+	long    string // more, for the help
+	example string // arguments after `keylime tenant PATH`
+	run     func(context.Context, *tenant, *options) (report, error)
 }
 
 // commands are all commands, in the order of the help.
@@ -88,9 +90,10 @@ func agentCommands() []command {
 }
 
 func policyCommands() []command {
-	return append(
+	return slices.Concat(
 		runtimePolicies().commands(runtimePolicyFlags(), runtimePolicyNameFlag(), "--runtime-policy-name production", "--runtime-policy policy.json"),
-		measuredBootPolicies().commands(mbPolicyFlags(), mbPolicyNameFlag(), "--mb-policy-name laptops", "--mb-policy boot.json")...)
+		measuredBootPolicies().commands(mbPolicyFlags(), mbPolicyNameFlag(), "--mb-policy-name laptops", "--mb-policy boot.json"),
+		pcrPolicies().commands(pcrPolicyFlags(), pcrPolicyNameFlag(), "--pcr-policy-name laptops", "--pcr-policy pcrs.json"))
 }
 
 // commands are those on one kind of policies. text and name are the flags that give a policy's text and its name.
@@ -105,6 +108,9 @@ func (k policyKind) commands(text, name flagSet, exampleName, exampleText string
 	for i, c := range list {
 		list[i].path, list[i].upstream = k.command+" "+c.path, c.path+strings.ReplaceAll(k.command, "-", "")
 		list[i].flags = join(c.flags, verifierFlags())
+		if c.path != "list" {
+			list[i].named = k.name
+		}
 	}
 	return list
 }

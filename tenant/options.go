@@ -35,6 +35,7 @@ type options struct {
 	runtimePolicy, runtimePolicyURL, runtimePolicyChecksum string
 	runtimePolicyName, runtimePolicyKey                    string
 	mbPolicy, mbPolicyName                                 string
+	pcrPolicy, pcrPolicyName                               string
 	tpmPolicy                                              string
 
 	// Flags of upstream that are not supported, or only under another name.
@@ -143,7 +144,7 @@ func enrolFlags() flagSet {
 		{"key", []string{"k"}, "deliver the key in `FILE`: three lines of base64", func(o *options) any { return &o.keyFile }},
 		{"payload", []string{"p"}, "with --key: deliver `FILE`, encrypted with that key before", func(o *options) any { return &o.payload }},
 		{"verify", nil, "wait until the agent proves that it has the key", func(o *options) any { return &o.verify }},
-	}, runtimePolicyFlags(), runtimePolicyNameFlag(), mbPolicyFlags(), mbPolicyNameFlag(), tpmPolicyFlag())
+	}, runtimePolicyFlags(), runtimePolicyNameFlag(), mbPolicyFlags(), mbPolicyNameFlag(), tpmPolicyFlag(), pcrPolicyNameFlag())
 }
 
 func runtimePolicyFlags() flagSet {
@@ -169,6 +170,14 @@ func mbPolicyNameFlag() flagSet {
 
 func tpmPolicyFlag() flagSet {
 	return flagSet{{"tpm_policy", []string{"tpm-policy"}, "digests that PCRs must have, in `JSON`: '{\"22\": [\"HEX\", ...]}'", func(o *options) any { return &o.tpmPolicy }}}
+}
+
+func pcrPolicyFlags() flagSet {
+	return flagSet{{"pcr-policy", nil, "`FILE` with the PCR policy: digests that PCRs must have, as in --tpm_policy", func(o *options) any { return &o.pcrPolicy }}}
+}
+
+func pcrPolicyNameFlag() flagSet {
+	return flagSet{{"pcr-policy-name", nil, "`NAME` of the PCR policy at the verifier", func(o *options) any { return &o.pcrPolicyName }}}
 }
 
 // retired are the flags of retiredFlags; only upstream's form of the command line knows them.
@@ -203,6 +212,8 @@ func (o *options) check(c command) error {
 		return usage("`sha256sum FILE` of the policy as it should be gives it", "--runtime-policy-url must have --runtime-policy-checksum")
 	case o.runtimePolicyChecksum != "" && o.runtimePolicy == "" && o.runtimePolicyURL == "":
 		return usage("name the policy", "--runtime-policy-checksum must have --runtime-policy or --runtime-policy-url")
+	case o.pcrPolicyName != "" && o.tpmPolicy != "":
+		return usage("choose one", "--pcr-policy-name and --tpm_policy cannot be specified at the same time")
 	case o.runtimePolicyKey != "" && o.runtimePolicy == "" && o.runtimePolicyURL == "":
 		return usage("name the policy", "--runtime-policy-sig-key must have --runtime-policy or --runtime-policy-url")
 	}

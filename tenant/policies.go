@@ -23,6 +23,9 @@ import (
 // maxPolicySize bounds policies read from files and URLs: what a verifier accepts in one request.
 const maxPolicySize = 100 << 20
 
+// maxOpaquePolicy bounds PCR policies: 24 PCRs with hundreds of digests each.
+const maxOpaquePolicy = 1 << 20
+
 // measuredBootPCRs are those that firmware, boot loader and kernel extend.
 var measuredBootPCRs = tpm.MaskOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15)
 
@@ -34,17 +37,20 @@ type appraisal struct {
 	runtimePolicyName string
 	mbPolicy          *string
 	mbPolicyName      string
+	pcrPolicyName     string
 }
 
 // demandsNothing: no PCR but the one that binds the transport key is asked for.
-func (a appraisal) demandsNothing() bool { return a.tpmPolicy == tpmPolicyOfNothing }
+func (a appraisal) demandsNothing() bool {
+	return a.tpmPolicy == tpmPolicyOfNothing && a.pcrPolicyName == ""
+}
 
 const tpmPolicyOfNothing = `{"mask": "0x0"}`
 
 // appraisal reads and checks the policies that the options name. Nothing is asked of any server of Keylime.
 func (t *tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
-	a := appraisal{runtimePolicyName: o.runtimePolicyName, mbPolicyName: o.mbPolicyName}
-	for flag, name := range map[string]string{"--runtime-policy-name": a.runtimePolicyName, "--mb-policy-name": a.mbPolicyName} {
+	a := appraisal{runtimePolicyName: o.runtimePolicyName, mbPolicyName: o.mbPolicyName, pcrPolicyName: o.pcrPolicyName}
+	for flag, name := range map[string]string{"--runtime-policy-name": a.runtimePolicyName, "--mb-policy-name": a.mbPolicyName, "--pcr-policy-name": a.pcrPolicyName} {
 		if name != "" && !api.ValidPolicyName(name) {
 			return a, badPolicyName(flag, name)
 		}
@@ -120,6 +126,23 @@ func (t *tenant) mbPolicy(name string) (*string, error) {
 	}
 	text := string(raw)
 	return &text, nil
+}
+
+// pcrPolicy is the text of a PCR policy from a file, checked as the verifier will check it.
+func pcrPolicy(name string) (string, error) {
+	const hint = `write it as {"22": ["HEX", ...]}`
+	raw, err := readFile(name, maxOpaquePolicy)
+	if err != nil {
+		return "", failure(exitFailed, "check its place", "PCR policy: %w", err)
+	}
+	p, err := policy.ParsePCR(string(raw))
+	switch {
+	case err != nil:
+		return "", failure(exitFailed, hint, "PCR policy %s: %w", clean(name), err)
+	case p.Mask() == 0:
+		return "", failure(exitFailed, hint, "PCR policy %s: it has no digest; no PCR would be checked", clean(name))
+	}
+	return string(raw), nil
 }
 
 // tpmPolicy completes the tpm_policy of the command line: lower-case digests, always in a list, and the mask of all

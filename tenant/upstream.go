@@ -16,14 +16,7 @@ const defaultAgent = "d432fbb3-d2f1-4a97-9ef7-75bd81c00000"
 // parseUpstream reads a command line in upstream's form. The name is the value of -c.
 func parseUpstream(args []string) (name string, o options, err error) {
 	name = "add"
-	var flags []argparse.Flag
-	for _, f := range upstreamFlags(&name) {
-		flags = append(flags, argparse.Flag{Spellings: f.spellings(), Switch: f.isSwitch(), Store: func(value string) error {
-			f.store(&o, value)
-			return nil
-		}})
-	}
-	loose, err := argparse.Parse(args, flags)
+	loose, err := upstreamFlags(&name).parse(args, &o)
 	if err == nil && len(loose) > 0 {
 		err = argparse.Error("unrecognized arguments: " + strings.Join(loose, " "))
 	}
@@ -33,10 +26,22 @@ func parseUpstream(args []string) (name string, o options, err error) {
 	return name, o, nil
 }
 
+// parse reads arguments into o, flags anywhere among them, and returns those that belong to no flag.
+func (set flagSet) parse(args []string, o *options) (loose []string, err error) {
+	var flags []argparse.Flag
+	for _, f := range set {
+		flags = append(flags, argparse.Flag{Spellings: f.spellings(), Switch: f.isSwitch(), Store: func(value string) error {
+			f.store(o, value)
+			return nil
+		}})
+	}
+	return argparse.Parse(args, flags)
+}
+
 // upstreamFlags are all flags of all commands, -c and -h.
 func upstreamFlags(name *string) flagSet {
 	command := flag{"command", []string{"c"}, "", func(*options) any { return name }}
 	help := flag{"help", []string{"h"}, "", func(o *options) any { return &o.help }}
 	return join(flagSet{command, help}, everywhere(), pushFlag(), verifierFlags(), verifierIDFlag(), uncheckedFlag(),
-		registrarFlags(), agentFlag(), enrolFlags(), retired())
+		registrarFlags(), agentFlag(), enrolFlags(), pcrPolicyFlags(), retired())
 }

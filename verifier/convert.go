@@ -134,6 +134,8 @@ func agentToAPI(a store.Agent, view statusView) api.VerifierAgent {
 		MaxAttestationDelay: fmt.Sprintf("%ds", 5*seconds),
 		RuntimePolicyName:   a.Spec.RuntimePolicy,
 		RuntimePolicyDigest: st.RuntimePolicyDigest,
+		TPMPolicyName:       a.Spec.PCRPolicy,
+		TPMPolicyDigest:     st.PCRPolicyDigest,
 		Appraises:           view.appraises,
 	}
 	if a.Spec.V != nil && !view.hideV {

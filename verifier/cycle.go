@@ -138,7 +138,10 @@ func (c *cycle) quote(ctx context.Context, a store.Agent) (step, error) {
 	if err != nil {
 		return s, err
 	}
-	s.status.RuntimePolicyDigest = set.Runtime.Digest()
+	s.status.RuntimePolicyDigest, s.status.PCRPolicyDigest = set.Runtime.Digest(), ""
+	if a.Spec.PCRPolicy != "" {
+		s.status.PCRPolicyDigest = set.PCR.Digest()
+	}
 	ak, err := tpm.ParsePublic(a.Spec.AKTPM)
 	if err != nil {
 		return s, fmt.Errorf("enrolled attestation key: %w", err)
@@ -213,9 +216,9 @@ func (c *cycle) policySet(ctx context.Context, spec store.AgentSpec) (*policy.Se
 	if err != nil {
 		return nil, err
 	}
-	pcrs, err := policy.ParsePCR(spec.TPMPolicy)
+	pcrs, err := c.policies.pcr(ctx, spec)
 	if err != nil {
-		return nil, fmt.Errorf("enrolled tpm_policy: %w", err)
+		return nil, err
 	}
 	keys, err := c.policies.keyring(spec.IMAKeyring, time.Now())
 	if err != nil {

@@ -69,6 +69,9 @@ func (v *Verifier) enrol(ctx context.Context, id string, body []byte) error {
 	if err != nil {
 		return err
 	}
+	if agent.Spec.PCRPolicy, err = v.pcrPolicyFor(ctx, req); err != nil {
+		return err
+	}
 	agent.Spec.RuntimePolicy, agent.Spec.MeasuredBootPolicy = runtime.name, measuredBoot.name
 	if err := v.store.AddAgent(ctx, agent, append(runtime.create(), measuredBoot.create()...)...); err != nil {
 		return addError(id, err)
@@ -213,7 +216,7 @@ func (v *Verifier) agent(ctx context.Context, id string, hideV bool) (api.Verifi
 // view looks up what a status shows beside the record. A policy that cannot be read is shown as none.
 func (v *Verifier) view(ctx context.Context, a store.Agent) statusView {
 	view := statusView{interval: v.cfg.QuoteInterval, appraises: []string{}}
-	pcrs, err := policy.ParsePCR(a.Spec.TPMPolicy)
+	pcrs, err := v.policies.pcr(ctx, a.Spec)
 	if err != nil {
 		return view
 	}

@@ -124,13 +124,7 @@ func (v *Verifier) addRuntimePolicy(ctx context.Context, name string, body []byt
 	if err != nil {
 		return err
 	}
-	if err := v.store.AddPolicy(ctx, p); errors.Is(err, store.ErrExists) {
-		return refuse(http.StatusConflict, "Runtime policy with name %s already exists", name)
-	} else if err != nil {
-		return storable(err)
-	}
-	v.logPolicy(p, "Policy added")
-	return nil
+	return v.addPolicy(ctx, p, "Runtime policy with name %s already exists")
 }
 
 // updateRuntimePolicy replaces a policy. Each agent that names it is judged by the new text from its next round on.
@@ -139,11 +133,7 @@ func (v *Verifier) updateRuntimePolicy(ctx context.Context, name string, body []
 	if err != nil {
 		return err
 	}
-	if err := v.store.UpdatePolicy(ctx, p); err != nil {
-		return noPolicy(storable(err), "Runtime policy with name %s does not already exist, use POST to create", name)
-	}
-	v.logPolicy(p, "Policy updated")
-	return nil
+	return v.updatePolicy(ctx, p, http.StatusNotFound, "Runtime policy with name %s does not already exist, use POST to create")
 }
 
 func (v *Verifier) deleteRuntimePolicy(ctx context.Context, name string) error {
@@ -188,13 +178,7 @@ func (v *Verifier) addMBPolicy(ctx context.Context, name string, body []byte) er
 	if err != nil {
 		return err
 	}
-	if err := v.store.AddPolicy(ctx, p); errors.Is(err, store.ErrExists) {
-		return refuse(http.StatusConflict, "Measured boot policy with name %s already exists", name)
-	} else if err != nil {
-		return storable(err)
-	}
-	v.logPolicy(p, "Policy added")
-	return nil
+	return v.addPolicy(ctx, p, "Measured boot policy with name %s already exists")
 }
 
 func (v *Verifier) updateMBPolicy(ctx context.Context, name string, body []byte) error {
@@ -202,17 +186,33 @@ func (v *Verifier) updateMBPolicy(ctx context.Context, name string, body []byte)
 	if err != nil {
 		return err
 	}
-	if err := v.store.UpdatePolicy(ctx, p); errors.Is(err, store.ErrNotFound) { // 409, unlike runtime policies
-		return refuse(http.StatusConflict, "Measured boot policy with name %s does not already exist", name)
+	return v.updatePolicy(ctx, p, http.StatusConflict, "Measured boot policy with name %s does not already exist") // 409, unlike runtime policies
+}
+
+func (v *Verifier) deleteMBPolicy(ctx context.Context, name string) error {
+	return v.deletePolicy(ctx, store.MeasuredBootPolicy, name, "Measured boot policy %s not found", "mb_policy")
+}
+
+// addPolicy stores a new policy. exists is the answer when its name is taken.
+func (v *Verifier) addPolicy(ctx context.Context, p store.Policy, exists string) error {
+	if err := v.store.AddPolicy(ctx, p); errors.Is(err, store.ErrExists) {
+		return refuse(http.StatusConflict, exists, p.Name)
+	} else if err != nil {
+		return storable(err)
+	}
+	v.logPolicy(p, "Policy added")
+	return nil
+}
+
+// updatePolicy replaces a policy. code and missing are the answer when there is none of that name.
+func (v *Verifier) updatePolicy(ctx context.Context, p store.Policy, code int, missing string) error {
+	if err := v.store.UpdatePolicy(ctx, p); errors.Is(err, store.ErrNotFound) {
+		return refuse(code, missing, p.Name)
 	} else if err != nil {
 		return storable(err)
 	}
 	v.logPolicy(p, "Policy updated")
 	return nil
-}
-
-func (v *Verifier) deleteMBPolicy(ctx context.Context, name string) error {
-	return v.deletePolicy(ctx, store.MeasuredBootPolicy, name, "Measured boot policy %s not found", "mb_policy")
 }
 
 func (v *Verifier) deletePolicy(ctx context.Context, kind store.PolicyKind, name, notFound, what string) error {

@@ -149,7 +149,8 @@ type EnrolRequest struct {
 	TPMPolicy          *string         `json:"tpm_policy"`
 	RuntimePolicy      *string         `json:"runtime_policy"` // base64
 	RuntimePolicyName  *string         `json:"runtime_policy_name"`
-	RuntimePolicyKey   *string         `json:"runtime_policy_key"` // base64 PEM
+	RuntimePolicyKey   *string         `json:"runtime_policy_key"`        // base64 PEM
+	TPMPolicyName      *string         `json:"tpm_policy_name,omitempty"` // ours: a named PCR policy
 	MBPolicy           *string         `json:"mb_policy"`
 	MBPolicyName       *string         `json:"mb_policy_name"`
 	IMAVerificationKey *string         `json:"ima_sign_verification_keys"`
@@ -195,6 +196,9 @@ type VerifierAgent struct {
 	// RuntimePolicyName and RuntimePolicyDigest are ours: which policy, in which version, judged the last round.
 	RuntimePolicyName   string `json:"runtime_policy_name,omitempty"`
 	RuntimePolicyDigest string `json:"runtime_policy_digest,omitempty"`
+	// TPMPolicyName and TPMPolicyDigest are ours too: the same of a named PCR policy.
+	TPMPolicyName   string `json:"tpm_policy_name,omitempty"`
+	TPMPolicyDigest string `json:"tpm_policy_digest,omitempty"`
 	// Appraises is ours: what evidence is judged by beside the quote itself, of "tpm_policy" and "runtime_policy". An
 	// empty list means that the agent proves its identity and nothing else; nil, that the verifier does not say.
 	Appraises []string `json:"appraises,omitzero"`
@@ -238,4 +242,20 @@ type MBPolicyRecord struct {
 // MBPolicyNames is GET /v2.x/mbpolicies.
 type MBPolicyNames struct {
 	Names []string `json:"mbpolicy names"`
+}
+
+// PCRPolicyUpload is POST and PUT /v2.x/pcrpolicies/:name, an extension of this implementation.
+type PCRPolicyUpload struct {
+	TPMPolicy *string `json:"tpm_policy"`
+}
+
+// PCRPolicyRecord is GET /v2.x/pcrpolicies/:name.
+type PCRPolicyRecord struct {
+	Name      string `json:"name"`
+	TPMPolicy string `json:"tpm_policy"`
+}
+
+// PCRPolicyNames is GET /v2.x/pcrpolicies.
+type PCRPolicyNames struct {
+	Names []string `json:"pcrpolicy names"`
 }

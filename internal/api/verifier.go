@@ -117,6 +117,31 @@ func (c *VerifierClient) DeleteMBPolicy(ctx context.Context, version, name strin
 	return c.policy(ctx, http.MethodDelete, version, "mbpolicies", name, nil)
 }
 
+// AddPCRPolicy stores a new named PCR policy.
+func (c *VerifierClient) AddPCRPolicy(ctx context.Context, version, name string, p PCRPolicyUpload) error {
+	return c.policy(ctx, http.MethodPost, version, "pcrpolicies", name, p)
+}
+
+// UpdatePCRPolicy replaces a named PCR policy.
+func (c *VerifierClient) UpdatePCRPolicy(ctx context.Context, version, name string, p PCRPolicyUpload) error {
+	return c.policy(ctx, http.MethodPut, version, "pcrpolicies", name, p)
+}
+
+// PCRPolicy returns a named PCR policy.
+func (c *VerifierClient) PCRPolicy(ctx context.Context, version, name string) (p PCRPolicyRecord, err error) {
+	return p, c.large(ctx, path("v"+version, "pcrpolicies", name), &p)
+}
+
+// PCRPolicies lists the names of PCR policies.
+func (c *VerifierClient) PCRPolicies(ctx context.Context, version string) (n PCRPolicyNames, err error) {
+	return n, c.large(ctx, path("v"+version, "pcrpolicies"), &n)
+}
+
+// DeletePCRPolicy removes a named PCR policy that no agent uses.
+func (c *VerifierClient) DeletePCRPolicy(ctx context.Context, version, name string) error {
+	return c.policy(ctx, http.MethodDelete, version, "pcrpolicies", name, nil)
+}
+
 func (c *VerifierClient) policy(ctx context.Context, method, version, collection, name string, body any) error {
 	_, err := c.call(ctx, request{method: method, path: path("v"+version, collection, name), body: body}, nil)
 	return err
