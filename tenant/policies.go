@@ -139,7 +139,7 @@ func pcrPolicy(name string) (string, error) {
 	switch {
 	case err != nil:
 		return "", failure(exitFailed, hint, "PCR policy %s: %w", clean(name), err)
-	case p.Mask() == 0:
+	case p.Constrained() == 0:
 		return "", failure(exitFailed, hint, "PCR policy %s: it has no digest; no PCR would be checked", clean(name))
 	}
 	return string(raw), nil

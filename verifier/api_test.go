@@ -81,7 +81,7 @@ func TestAdminRoutesAreForAdministrators(t *testing.T) {
 			t.Errorf("%s with a certificate and a token: %d, want 401", r.Pattern, status)
 		}
 	}
-	if admins != 16 {
+	if admins != 21 {
 		t.Errorf("%d routes for administrators", admins)
 	}
 	if _, err := v.agent(t.Context(), "a1", false); err != nil {
@@ -368,13 +368,13 @@ func fullAgent() store.Agent {
 		ID: "a1",
 		Spec: store.AgentSpec{
 			VerifierID: "v", VerifierIP: "192.0.2.1", VerifierPort: 1, V: make([]byte, 32), IP: "192.0.2.2", Port: 2,
-			TPMPolicy: "{}", Metadata: "{}", RuntimePolicy: "r", MeasuredBootPolicy: "m",
+			TPMPolicy: "{}", Metadata: "{}", RuntimePolicy: "r", MeasuredBootPolicy: "m", PCRPolicy: "p",
 			AcceptHash: []string{"h"}, AcceptEnc: []string{"e"}, AcceptSign: []string{"s"},
 		},
 		Status: store.AgentStatus{
 			Operational: store.StateInvalidQuote, HashAlg: "h", EncAlg: "e", SignAlg: "s", AttestationCount: 1,
 			LastQuote: at, LastSuccess: at, SeverityRank: 1, LastEventID: "x.y", LastFailure: `{"message":"m"}`,
-			RuntimePolicyDigest: "d",
+			RuntimePolicyDigest: "d", PCRPolicyDigest: "e",
 		},
 	}
 }
