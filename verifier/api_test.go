@@ -265,31 +265,6 @@ func TestPolicyRoutes(t *testing.T) {
 	}
 }
 
-// A named measured-boot policy that gets content after an agent was enrolled with it fails the agent: nothing here
-// evaluates it.
-func TestMeasuredBootPolicyIsNotPassedOver(t *testing.T) {
-	t.Parallel()
-	agent := startAgent(t, "a1")
-	v := startVerifier(t, fastConfig(t), openStore(t))
-	if err := v.addMBPolicy(t.Context(), "boot", []byte(`{"mb_policy": "{}"}`)); err != nil {
-		t.Fatal(err)
-	}
-	req := agent.enrolment("")
-	name := "boot"
-	req.MBPolicyName = &name
-	v.add(t, agent, req)
-	if st := v.passes(t, "a1", 1); st.HasMBRefstate != 1 {
-		t.Errorf("status %s", encode(t, st))
-	}
-	if err := v.updateMBPolicy(t.Context(), "boot", []byte(`{"mb_policy": "{\"has_secureboot\": true}"}`)); err != nil {
-		t.Fatal(err)
-	}
-	st := v.until(t, "a1", "failure", func(a api.VerifierAgent) bool { return a.AttestationStatus == "FAIL" })
-	if *st.LastEventID != "pcr_validation.invalid_mb_policy" {
-		t.Errorf("status %s", encode(t, st))
-	}
-}
-
 // Agents of another verifier over the same store are seen, and left alone.
 func TestAgentsOfOtherVerifiers(t *testing.T) {
 	t.Parallel()

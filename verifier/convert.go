@@ -50,6 +50,11 @@ func evidenceFromAPI(r api.QuoteResults, cachedKey string) (attest.Evidence, *ev
 	if r.IMAEntry != nil {
 		e.IMAEntry = *r.IMAEntry
 	}
+	if r.BootLog != nil {
+		if e.BootLog, err = base64.StdEncoding.Strict().DecodeString(*r.BootLog); err != nil {
+			return attest.Evidence{}, &evidenceProblem{attest.EventBootBase64, "Measured boot log could not be decoded: " + err.Error()}
+		}
+	}
 	return e, nil
 }
 

@@ -34,6 +34,7 @@ type cycle struct {
 	ignoreToMToU bool
 
 	extendedTemplates bool
+	bootAlways        bool          // judge boots in every round
 	timeout           time.Duration // of everything that the agent takes part in
 	run               string        // names this run of the verifier
 	nonce             func() (string, error)
@@ -131,7 +132,7 @@ func (c *cycle) guarded(ctx context.Context, a store.Agent, log zerolog.Logger) 
 func (c *cycle) quote(ctx context.Context, a store.Agent) (step, error) {
 	s := step{status: a.Status, state: a.State}
 	set, err := c.policySet(ctx, a.Spec)
-	if errors.Is(err, errMeasuredBoot) {
+	if errors.Is(err, errBootPolicy) {
 		s.result = failed(c.labels, "pcr_validation.invalid_mb_policy", err.Error())
 		return s, nil
 	}
@@ -142,6 +143,7 @@ func (c *cycle) quote(ctx context.Context, a store.Agent) (step, error) {
 	if a.Spec.PCRPolicy != "" {
 		s.status.PCRPolicyDigest = set.PCR.Digest()
 	}
+	s.status.MeasuredBootPolicyDigest = bootDigest(set.Boot)
 	ak, err := tpm.ParsePublic(a.Spec.AKTPM)
 	if err != nil {
 		return s, fmt.Errorf("enrolled attestation key: %w", err)
@@ -209,7 +211,8 @@ func passed(st store.AgentStatus, e attest.Evidence, now time.Time) store.AgentS
 
 // policySet puts together what an agent's evidence is judged by.
 func (c *cycle) policySet(ctx context.Context, spec store.AgentSpec) (*policy.Set, error) {
-	if err := c.policies.noMeasuredBoot(ctx, spec.MeasuredBootPolicy); err != nil {
+	boot, err := c.policies.boot(ctx, spec.MeasuredBootPolicy, time.Now())
+	if err != nil {
 		return nil, err
 	}
 	runtime, err := c.policies.runtime(ctx, spec.RuntimePolicy, time.Now())
@@ -227,7 +230,16 @@ func (c *cycle) policySet(ctx context.Context, spec store.AgentSpec) (*policy.Se
 	return &policy.Set{
 		Runtime: runtime, PCR: pcrs, Labels: c.labels, Keyring: keys, Signatures: c.signatures,
 		IgnoreToMToU: c.ignoreToMToU, ExtendedTemplates: c.extendedTemplates,
+		Boot: boot, BootAlways: c.bootAlways,
 	}, nil
+}
+
+// bootDigest names the measured-boot policy that a round is judged by; "" for none.
+func bootDigest(b *policy.Boot) string {
+	if b == nil {
+		return ""
+	}
+	return b.Digest()
 }
 
 // wantsPartial reports whether the answer may leave out the agent's transport key: it is known, and nothing has

@@ -409,7 +409,7 @@ func TestPoliciesAreShared(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := newPolicies(s)
+	c := newPolicies(s, policy.BootAcceptAll)
 	now := time.Now()
 	var got [64]*policy.Runtime
 	var wg sync.WaitGroup

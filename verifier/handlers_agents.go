@@ -155,14 +155,12 @@ func (v *Verifier) acceptChosen(ctx context.Context, c *chosenPolicy, key string
 	return err
 }
 
-// mbPolicyFor finds or makes the measured-boot policy of an enrolment, by the same rules. This release evaluates
-// none, so one with content is refused: the agent would seem to be held to it.
+// mbPolicyFor finds or makes the measured-boot policy of an enrolment, by the same rules; without text and name there is
+// none.
 func (v *Verifier) mbPolicyFor(ctx context.Context, id string, req api.EnrolRequest) (chosenPolicy, error) {
 	c := chosenPolicy{kind: store.MeasuredBootPolicy, name: text(req.MBPolicyName, ""), text: []byte(text(req.MBPolicy, ""))}
 	named := c.name != ""
 	switch {
-	case !blankMBPolicy(string(c.text)):
-		return c, exception(errMeasuredBoot)
 	case !named && len(c.text) == 0:
 		return c, nil
 	case !named:
@@ -172,7 +170,10 @@ func (v *Verifier) mbPolicyFor(ctx context.Context, id string, req api.EnrolRequ
 			return c, exception(err)
 		}
 	}
-	existing, err := v.store.Policy(ctx, store.MeasuredBootPolicy, c.name)
+	if _, err := policy.CompileBoot(v.cfg.MeasuredBootEngine, c.text); err != nil {
+		return c, policyError(err)
+	}
+	existing, err := v.store.PolicyHead(ctx, store.MeasuredBootPolicy, c.name)
 	switch {
 	case errors.Is(err, store.ErrNotFound) && len(c.text) == 0:
 		return c, refuse(http.StatusNotFound, "Could not find mb_policy with name %s!", c.name)
@@ -180,11 +181,10 @@ func (v *Verifier) mbPolicyFor(ctx context.Context, id string, req api.EnrolRequ
 		c.isNew = true
 	case err != nil:
 		return c, err
-	case len(c.text) > 0:
+	case named && len(c.text) > 0, !named && existing.Digest != store.DigestOf(c.text):
+		// A policy left over under the agent's id is used again only when it is this very text.
 		return c, refuse(http.StatusConflict,
 			"mb_policy with name %s already exists. Please use a different name or delete the mb_policy from the verifier.", c.name)
-	case !blankMBPolicy(string(existing.Text)):
-		return c, exception(errMeasuredBoot)
 	}
 	return c, nil
 }
@@ -234,6 +234,9 @@ func (v *Verifier) view(ctx context.Context, a store.Agent) statusView {
 	}
 	if set := (policy.Set{Runtime: runtime, PCR: pcrs, Keyring: keys}); set.Mask().Has(tpm.PCRIma) {
 		view.appraises = append(view.appraises, "runtime_policy")
+	}
+	if boot, err := v.policies.boot(ctx, a.Spec.MeasuredBootPolicy, time.Now()); err == nil && boot != nil {
+		view.appraises = append(view.appraises, "mb_policy")
 	}
 	return view
 }

@@ -140,8 +140,8 @@ func (v *Verifier) deleteRuntimePolicy(ctx context.Context, name string) error {
 	return v.deletePolicy(ctx, store.RuntimePolicy, name, "Runtime policy %s not found", "allowlist")
 }
 
-// mbUpload is the measured-boot policy that an upload holds. It is kept as it is; null is kept as no text.
-func mbUpload(name string, body []byte) (store.Policy, error) {
+// mbUpload is the measured-boot policy that an upload holds, checked. It is kept as it is; null is kept as no text.
+func (v *Verifier) mbUpload(name string, body []byte) (store.Policy, error) {
 	if err := checkPolicyName(name); err != nil {
 		return store.Policy{}, exception(err)
 	}
@@ -151,6 +151,9 @@ func mbUpload(name string, body []byte) (store.Policy, error) {
 	}
 	if up.MBPolicy == nil {
 		return newPolicy(store.MeasuredBootPolicy, name, nil), nil
+	}
+	if _, err := policy.CompileBoot(v.cfg.MeasuredBootEngine, []byte(*up.MBPolicy)); err != nil {
+		return store.Policy{}, policyError(err)
 	}
 	return newPolicy(store.MeasuredBootPolicy, name, []byte(*up.MBPolicy)), nil
 }
@@ -174,7 +177,7 @@ func (v *Verifier) mbPolicies(ctx context.Context) (api.MBPolicyNames, error) {
 }
 
 func (v *Verifier) addMBPolicy(ctx context.Context, name string, body []byte) error {
-	p, err := mbUpload(name, body)
+	p, err := v.mbUpload(name, body)
 	if err != nil {
 		return err
 	}
@@ -182,7 +185,7 @@ func (v *Verifier) addMBPolicy(ctx context.Context, name string, body []byte) er
 }
 
 func (v *Verifier) updateMBPolicy(ctx context.Context, name string, body []byte) error {
-	p, err := mbUpload(name, body)
+	p, err := v.mbUpload(name, body)
 	if err != nil {
 		return err
 	}

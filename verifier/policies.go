@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,16 +13,19 @@ import (
 	"keylime/store"
 )
 
-// policies holds compiled runtime policies and agents' keyrings, each text once however many agents name it. An agent's round asks by
-// name and gets what the name stands for at that moment: an update takes effect with the next round, and a round
+// policies holds compiled policies and agents' keyrings, each text once however many agents name it. An agent's round
+// asks by name and gets what the name stands for at that moment: an update takes effect with the next round, and a round
 // under way keeps the version that it began with. Safe for concurrent use.
 type policies struct {
 	store policyStore
 
 	mu       sync.Mutex
-	texts    map[string]*runtimeText // by digest
-	keyrings map[string]*keyring     // agents' own, by text
+	texts    map[string]*compiledText[*policy.Runtime] // by digest
+	boots    map[string]*compiledText[*policy.Boot]    // by digest
+	keyrings map[string]*keyring                       // agents' own, by text
 	pruned   time.Time
+
+	bootEngine string
 }
 
 type policyStore interface {
@@ -31,10 +33,11 @@ type policyStore interface {
 	PolicyHead(ctx context.Context, kind store.PolicyKind, name string) (store.Policy, error)
 }
 
-// runtimeText is one text's compiled form.
-type runtimeText struct {
+// compiledText is one text's compiled form.
+type compiledText[P any] struct {
 	compile sync.Mutex // held while compiling, so that others wait for the result rather than repeat the work
-	policy  *policy.Runtime
+	policy  P
+	done    bool
 	used    time.Time // guarded by policies.mu
 }
 
@@ -44,8 +47,12 @@ type keyring struct {
 	used time.Time
 }
 
-func newPolicies(s policyStore) *policies {
-	return &policies{store: s, texts: map[string]*runtimeText{}, keyrings: map[string]*keyring{}}
+func newPolicies(s policyStore, bootEngine string) *policies {
+	return &policies{
+		store: s, bootEngine: bootEngine,
+		texts: map[string]*compiledText[*policy.Runtime]{}, boots: map[string]*compiledText[*policy.Boot]{},
+		keyrings: map[string]*keyring{},
+	}
 }
 
 // runtime returns the named runtime policy, compiled.
@@ -54,10 +61,10 @@ func (c *policies) runtime(ctx context.Context, name string, now time.Time) (*po
 	if err != nil {
 		return nil, fmt.Errorf("runtime policy %s: %w", name, err)
 	}
-	text := c.entry(head.Digest, now)
+	text := textOf(c, c.texts, head.Digest, now)
 	text.compile.Lock()
 	defer text.compile.Unlock()
-	if text.policy != nil {
+	if text.done {
 		return text.policy, nil
 	}
 	p, err := c.store.Policy(ctx, store.RuntimePolicy, name)
@@ -69,7 +76,7 @@ func (c *policies) runtime(ctx context.Context, name string, now time.Time) (*po
 		return nil, fmt.Errorf("runtime policy %s: %w", name, err)
 	}
 	if compiled.Digest() == head.Digest { // else it was updated in between
-		text.policy = compiled
+		text.policy, text.done = compiled, true
 	}
 	return compiled, nil
 }
@@ -80,7 +87,8 @@ func (c *policies) prune(now time.Time) {
 		return
 	}
 	c.pruned = now
-	maps.DeleteFunc(c.texts, func(_ string, t *runtimeText) bool { return now.Sub(t.used) > policyIdle })
+	maps.DeleteFunc(c.texts, func(_ string, t *compiledText[*policy.Runtime]) bool { return now.Sub(t.used) > policyIdle })
+	maps.DeleteFunc(c.boots, func(_ string, t *compiledText[*policy.Boot]) bool { return now.Sub(t.used) > policyIdle })
 	maps.DeleteFunc(c.keyrings, func(_ string, k *keyring) bool { return now.Sub(k.used) > policyIdle })
 }
 
@@ -105,44 +113,48 @@ func (c *policies) keyring(text string, now time.Time) (*ima.Keyring, error) {
 	return k.keys, nil
 }
 
-// entry finds or makes the place of a text.
-func (c *policies) entry(digest string, now time.Time) *runtimeText {
+// textOf finds or makes the place of a text.
+func textOf[P any](c *policies, texts map[string]*compiledText[P], digest string, now time.Time) *compiledText[P] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.prune(now)
-	t := c.texts[digest]
+	t := texts[digest]
 	if t == nil {
-		t = &runtimeText{}
-		c.texts[digest] = t
+		t = &compiledText[P]{}
+		texts[digest] = t
 	}
 	t.used = now
 	return t
 }
 
-// errMeasuredBoot is returned for a measured-boot policy with content: this release does not evaluate them, and an
-// agent that has one must not pass as if it did.
-var errMeasuredBoot = errors.New("measured boot policies are not evaluated by this release; remove mb_policy and mb_policy_name, or name a policy whose text is {}")
+// errBootPolicy is returned for a stored measured-boot policy that is none for the configured engine.
+var errBootPolicy = errors.New("the measured boot policy does not compile; update it, or measured_boot_policy_name")
 
-// noMeasuredBoot checks that the named measured-boot policy asks for nothing.
-func (c *policies) noMeasuredBoot(ctx context.Context, name string) error {
+// boot returns the named measured-boot policy, compiled; nil when there is none or it asks for nothing.
+func (c *policies) boot(ctx context.Context, name string, now time.Time) (*policy.Boot, error) {
 	if name == "" {
-		return nil
+		return nil, nil
+	}
+	head, err := c.store.PolicyHead(ctx, store.MeasuredBootPolicy, name)
+	if err != nil {
+		return nil, fmt.Errorf("measured boot policy %s: %w", name, err)
+	}
+	entry := textOf(c, c.boots, head.Digest, now)
+	entry.compile.Lock()
+	defer entry.compile.Unlock()
+	if entry.done {
+		return entry.policy, nil
 	}
 	p, err := c.store.Policy(ctx, store.MeasuredBootPolicy, name)
 	if err != nil {
-		return fmt.Errorf("measured boot policy %s: %w", name, err)
+		return nil, fmt.Errorf("measured boot policy %s: %w", name, err)
 	}
-	if !blankMBPolicy(string(p.Text)) {
-		return fmt.Errorf("measured boot policy %s: %w", name, errMeasuredBoot)
+	compiled, err := policy.CompileBoot(c.bootEngine, p.Text)
+	if err != nil {
+		return nil, fmt.Errorf("measured boot policy %s: %w: %w", name, errBootPolicy, err)
 	}
-	return nil
-}
-
-// blankMBPolicy reports whether a measured-boot policy's text asks for nothing.
-func blankMBPolicy(text string) bool {
-	switch strings.Join(strings.Fields(text), "") {
-	case "", "{}", "null":
-		return true
+	if p.Digest == head.Digest { // else it was updated in between
+		entry.policy, entry.done = compiled, true
 	}
-	return false
+	return compiled, nil
 }

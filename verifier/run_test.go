@@ -117,7 +117,7 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		{"quote_interval=soon", "quote_interval"},
 		{"quote_intervall=2", "quote_intervall"},
 		{"port=70000", "port"},
-		{"measured_boot_policy_name=example", "measured_boot_policy_name"},
+		{"measured_boot_policy_name=exemplary", "measured_boot_policy_name"},
 		{"require_allow_list_signatures=perhaps", "require_allow_list_signatures"},
 		{"severity_labels=[]", "severity_labels"},
 		{`severity_policy=[{"event_id": "(", "severity_label": "emergency"}]`, "severity_policy"},

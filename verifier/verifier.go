@@ -54,9 +54,12 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	if err != nil {
 		return nil, err
 	}
+	if _, err := policy.CompileBoot(cfg.MeasuredBootEngine, nil); err != nil {
+		return nil, fmt.Errorf("measured_boot_policy_name: %w", err)
+	}
 	var run [8]byte
 	_, _ = rand.Read(run[:]) // never fails
-	v := &Verifier{cfg: cfg, store: s, log: o.Log, policies: newPolicies(s), guard: newGuard(o.Listen, cfg.AllowLoopbackAgents)}
+	v := &Verifier{cfg: cfg, store: s, log: o.Log, policies: newPolicies(s, cfg.MeasuredBootEngine), guard: newGuard(o.Listen, cfg.AllowLoopbackAgents)}
 	v.signers = signers{required: cfg.RequirePolicySignatures, dir: cfg.TrustedPolicyKeysDir, store: s}
 	if err := v.checkSigners(ctx); err != nil {
 		return nil, err
@@ -73,7 +76,8 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	v.cycle = &cycle{
 		store: s, policies: v.policies, pool: v.pool, outbox: v.outbox, labels: labels, log: o.Log,
 		signatures: ima.NewSignatureCache(rememberedSignatures),
-		pacing:     pace, ignoreToMToU: cfg.IgnoreToMToUErrors, extendedTemplates: cfg.ExtendedIMATemplates, timeout: cfg.RequestTimeout,
+		pacing:     pace, ignoreToMToU: cfg.IgnoreToMToUErrors, extendedTemplates: cfg.ExtendedIMATemplates,
+		bootAlways: cfg.MeasuredBootEvaluate == "always", timeout: cfg.RequestTimeout,
 		run: hex.EncodeToString(run[:]), nonce: newNonce, rand: rand.Reader,
 	}
 	if v.outbox.channels, err = v.openChannels(ctx, o.Client); err != nil {

@@ -33,7 +33,7 @@ func (r *round) readBootLog(pcrs tpm.VerifiedPCRs) (b bootLog) {
 		return b
 	}
 	b.key = r.bootKey(pcrs)
-	b.judged = slices.Equal(b.key, r.State.Boot)
+	b.judged = slices.Equal(b.key, r.State.Boot) && !r.Policy.BootAlways
 	if b.judged && r.Evidence.IMAEntry != 0 {
 		return b
 	}

@@ -283,7 +283,7 @@ func TestBadValuesNameTheOption(t *testing.T) {
 		{verifier, "verifier", "quote_interval", "NaN", "out of range"},
 		{verifier, "verifier", "quote_interval", "1e300", "out of range"},
 		{verifier, "verifier", "exponential_backoff", "maybe", "true or false"},
-		{verifier, "verifier", "measured_boot_policy_name", "no-such", "not implemented in this release"},
+		{verifier, "verifier", "measured_boot_policy_name", "no-such", "one of accept-all, reject-all, example, example-relaxed"},
 		{verifier, "verifier", "require_allow_list_signatures", "perhaps", "true or false"},
 		{verifier, "verifier", "mode", "push", "not implemented in this release"},
 		{verifier, "verifier", "tls_dir", "", "must not be empty"},

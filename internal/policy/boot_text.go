@@ -64,7 +64,7 @@ func readTree(r *strictjson.Reader) (any, error) {
 	case strictjson.Bool:
 		return r.Bool()
 	}
-	return nil, r.Null()
+	return nil, r.Skip() // null, or what is no value
 }
 
 func kindOf(tree any) string {

@@ -13,7 +13,9 @@ type Set struct {
 	Runtime *Runtime // nil: no runtime policy; PCR 10 is not asked for
 	PCR     *PCR     // from tpm_policy; never nil
 	Boot    *Boot    // nil: no measured-boot policy
-	Labels  *Labels  // severity labels and rules; never nil
+	// BootAlways: the boot is judged in every round, not only when something changed that the judgement depends on.
+	BootAlways bool
+	Labels     *Labels // severity labels and rules; never nil
 	// Keyring is the agent's own keys for file signatures; nil: it has none, and those of the runtime policy count.
 	Keyring *ima.Keyring
 	// Signatures remembers good file signatures across rounds and agents; nil: each is verified anew.
