@@ -90,8 +90,9 @@ func agentCommands() []command {
 }
 
 func policyCommands() []command {
+	runtime := runtimePolicies().commands(runtimePolicyFlags(), runtimePolicyNameFlag(), "--runtime-policy-name production", "--runtime-policy policy.json")
 	return slices.Concat(
-		runtimePolicies().commands(runtimePolicyFlags(), runtimePolicyNameFlag(), "--runtime-policy-name production", "--runtime-policy policy.json"),
+		withStages(runtime),
 		measuredBootPolicies().commands(mbPolicyFlags(), mbPolicyNameFlag(), "--mb-policy-name laptops", "--mb-policy boot.json"),
 		pcrPolicies().commands(pcrPolicyFlags(), pcrPolicyNameFlag(), "--pcr-policy-name laptops", "--pcr-policy pcrs.json"))
 }
@@ -111,6 +112,23 @@ func (k policyKind) commands(text, name flagSet, exampleName, exampleText string
 		if c.path != "list" {
 			list[i].named = k.name
 		}
+	}
+	return list
+}
+
+// withStages lets the update of a runtime policy go in stages.
+func withStages(list []command) []command {
+	i := slices.IndexFunc(list, func(c command) bool { return c.path == "runtime-policy update" })
+	at, now := &list[i], list[i].run
+	at.flags = join(at.flags, stageFlags())
+	at.long = "With --stage the present text counts beside the new one for a while, so that machines can be brought up to date one\n" +
+		"after the other. Then the new one counts alone; nobody has to do anything for it. What an agent had accepted stays\n" +
+		"accepted until its machine starts anew."
+	at.run = func(ctx context.Context, t *tenant, o *options) (report, error) {
+		if o.stage {
+			return stageUpdate(ctx, t, o)
+		}
+		return now(ctx, t, o)
 	}
 	return list
 }

@@ -2,7 +2,6 @@ package tenant
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,15 +35,9 @@ func runtimePolicies() policyKind {
 		shown: "Show allowlist command response", listed: "list command response",
 		name: func(o *options) *string { return &o.runtimePolicyName },
 		upload: func(ctx context.Context, t *tenant, o *options) (any, error) {
-			text, key, err := t.runtimePolicy(ctx, o)
-			if err != nil {
-				return nil, err
-			}
-			if text == nil {
-				return nil, usage("give --runtime-policy FILE or --runtime-policy-url URL", "no runtime policy given")
-			}
-			encoded, encodedKey, mask := base64.StdEncoding.EncodeToString(text), base64.StdEncoding.EncodeToString(key), `{"mask": "0x400"}`
-			return api.RuntimePolicyUpload{RuntimePolicy: &encoded, RuntimePolicyKey: &encodedKey, TPMPolicy: &mask}, nil
+			text, key, err := t.proposal(ctx, o)
+			mask := `{"mask": "0x400"}`
+			return api.RuntimePolicyUpload{RuntimePolicy: &text, RuntimePolicyKey: &key, TPMPolicy: &mask}, err
 		},
 		add: func(ctx context.Context, c *api.VerifierClient, v, name string, body any) error {
 			return c.AddRuntimePolicy(ctx, v, name, body.(api.RuntimePolicyUpload))

@@ -36,6 +36,8 @@ type options struct {
 	runtimePolicyName, runtimePolicyKey                    string
 	mbPolicy, mbPolicyName                                 string
 	pcrPolicy, pcrPolicyName                               string
+	stage                                                  bool
+	stageFor                                               string
 	tpmPolicy                                              string
 
 	// Flags of upstream that are not supported, or only under another name.
@@ -172,6 +174,13 @@ func tpmPolicyFlag() flagSet {
 	return flagSet{{"tpm_policy", []string{"tpm-policy"}, "digests that PCRs must have, in `JSON`: '{\"22\": [\"HEX\", ...]}'", func(o *options) any { return &o.tpmPolicy }}}
 }
 
+func stageFlags() flagSet {
+	return flagSet{
+		{"stage", nil, "let the present text count as well for a while, so that machines can change over", func(o *options) any { return &o.stage }},
+		{"for", nil, "with --stage: for how long, as in 90m or 24h (the default)", func(o *options) any { return &o.stageFor }},
+	}
+}
+
 func pcrPolicyFlags() flagSet {
 	return flagSet{{"pcr-policy", nil, "`FILE` with the PCR policy: digests that PCRs must have, as in --tpm_policy", func(o *options) any { return &o.pcrPolicy }}}
 }
@@ -212,6 +221,8 @@ func (o *options) check(c command) error {
 		return usage("`sha256sum FILE` of the policy as it should be gives it", "--runtime-policy-url must have --runtime-policy-checksum")
 	case o.runtimePolicyChecksum != "" && o.runtimePolicy == "" && o.runtimePolicyURL == "":
 		return usage("name the policy", "--runtime-policy-checksum must have --runtime-policy or --runtime-policy-url")
+	case o.stageFor != "" && !o.stage:
+		return usage("add --stage", "--for must have --stage")
 	case o.pcrPolicyName != "" && o.tpmPolicy != "":
 		return usage("choose one", "--pcr-policy-name and --tpm_policy cannot be specified at the same time")
 	case o.runtimePolicyKey != "" && o.runtimePolicy == "" && o.runtimePolicyURL == "":

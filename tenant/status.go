@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"keylime/internal/api"
 	"keylime/internal/policy"
@@ -174,7 +175,11 @@ func policySummary(v *api.VerifierAgent) string {
 		if v.RuntimePolicyName != "" {
 			name += " " + v.RuntimePolicyName
 		}
-		parts = append(parts, name+shortDigest(v.RuntimePolicyDigest))
+		name += shortDigest(v.RuntimePolicyDigest)
+		if w := v.RuntimePolicyWindow; w != nil {
+			name += " or, until " + w.Until.UTC().Format(time.RFC3339) + ", what it replaces" + shortDigest(w.PreviousDigest)
+		}
+		parts = append(parts, name)
 	}
 	if v.HasMBRefstate != 0 {
 		parts = append(parts, "measured boot")

@@ -106,7 +106,8 @@ func revocation(a store.Agent, n next, verifierID string, now time.Time) api.Rev
 
 // statusView is what a status needs beside the agent's record.
 type statusView struct {
-	generator int      // of the runtime policy
+	generator int // of the runtime policy
+	window    *api.PolicyWindow
 	appraises []string // what evidence is judged by, beside the quote itself
 	interval  time.Duration
 	hideV     bool // the payload's key share is for those who may change something
@@ -139,6 +140,7 @@ func agentToAPI(a store.Agent, view statusView) api.VerifierAgent {
 		MaxAttestationDelay: fmt.Sprintf("%ds", 5*seconds),
 		RuntimePolicyName:   a.Spec.RuntimePolicy,
 		RuntimePolicyDigest: st.RuntimePolicyDigest,
+		RuntimePolicyWindow: view.window,
 		TPMPolicyName:       a.Spec.PCRPolicy,
 		TPMPolicyDigest:     st.PCRPolicyDigest,
 		Appraises:           view.appraises,

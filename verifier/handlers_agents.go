@@ -227,6 +227,9 @@ func (v *Verifier) view(ctx context.Context, a store.Agent) statusView {
 	if err != nil {
 		return view
 	}
+	if head, err := v.store.PolicyHead(ctx, store.RuntimePolicy, a.Spec.RuntimePolicy); err == nil {
+		view.window = window(head, time.Now())
+	}
 	view.generator = runtime.Generator()
 	keys, err := v.policies.keyring(a.Spec.IMAKeyring, time.Now())
 	if err != nil {

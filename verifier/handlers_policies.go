@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 	"unicode/utf8"
 
 	"keylime/internal/api"
@@ -111,7 +112,7 @@ func (v *Verifier) runtimePolicy(ctx context.Context, name string) (api.RuntimeP
 	if err != nil {
 		return api.RuntimePolicyRecord{}, noPolicy(err, "Runtime policy %s not found", name)
 	}
-	return api.RuntimePolicyRecord{Name: p.Name, RuntimePolicy: string(p.Text)}, nil
+	return api.RuntimePolicyRecord{Name: p.Name, RuntimePolicy: string(p.Text), Window: window(p, time.Now())}, nil
 }
 
 func (v *Verifier) runtimePolicies(ctx context.Context) (api.RuntimePolicyNames, error) {

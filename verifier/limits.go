@@ -68,6 +68,8 @@ const (
 	// claimBatch is how much is claimed in one transaction.
 	claimBatch = 256
 
+	// maxWindow bounds the time in which a policy is replaced in stages: after it, a forgotten window is a hole.
+	maxWindow = 90 * 24 * time.Hour
 	// policyIdle is how long a compiled policy that nobody asks for is kept: longer than any usual quote_interval.
 	policyIdle = 10 * time.Minute
 	// rememberedSignatures: two images of a distribution with 50,000 signed files each, in some 10 MB.

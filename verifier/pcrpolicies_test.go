@@ -48,8 +48,8 @@ func TestPCRPolicyRoutes(t *testing.T) {
 		{"POST", "/x", `{"tpm_policy": null}`, 400, "Exception error: 'tpm_policy'"},
 		{"POST", "/x", pcrUploadBody(t, pcrPolicyText(10, strings.Repeat("00", 32))), 400, "Invalid allowlist PCR number 10"},
 		{"POST", "/x", pcrUploadBody(t, pcrPolicyText(22, "00")), 400, "has 1 bytes; want 20, 32, 48 or 64"}, // NT-31
-		{"POST", "/x", pcrUploadBody(t, `{"22": []}`), 400, "PCR 22"},                                         // NT-31
-		{"POST", "/a%2fb", good, 400, "policy name"},                                                          // NT-92
+		{"POST", "/x", pcrUploadBody(t, `{"22": []}`), 400, "PCR 22"},                                        // NT-31
+		{"POST", "/a%2fb", good, 400, "policy name"},                                                         // NT-92
 		{"DELETE", "/x", "", 404, "PCR policy x not found"},
 		{"DELETE", "/laptops", "", 409, "Can't delete tpm_policy as it's currently in use by agent a1"}, // NT-92
 	} {

@@ -55,28 +55,51 @@ func newPolicies(s policyStore, bootEngine string) *policies {
 	}
 }
 
-// runtime returns the named runtime policy, compiled.
+// runtime returns the named runtime policy, compiled: while it is being replaced in stages, the new text beside the old.
 func (c *policies) runtime(ctx context.Context, name string, now time.Time) (*policy.Runtime, error) {
 	head, err := c.store.PolicyHead(ctx, store.RuntimePolicy, name)
 	if err != nil {
 		return nil, fmt.Errorf("runtime policy %s: %w", name, err)
 	}
-	text := textOf(c, c.texts, head.Digest, now)
-	text.compile.Lock()
-	defer text.compile.Unlock()
-	if text.done {
-		return text.policy, nil
+	current, err := c.compiled(ctx, name, head.Digest, now, func(p store.Policy) []byte { return p.Text })
+	if err != nil || !staged(head, now) {
+		return current, err
+	}
+	old, err := c.compiled(ctx, name, head.Previous.Digest, now, func(p store.Policy) []byte {
+		if p.Previous == nil { // it was updated in between
+			return p.Text
+		}
+		return p.Previous.Text
+	})
+	if err != nil {
+		return nil, err
+	}
+	return current.Beside(old)
+}
+
+// staged reports whether the text that a policy replaces still counts.
+func staged(head store.Policy, now time.Time) bool {
+	return head.Previous != nil && now.Before(head.Previous.Until)
+}
+
+// compiled returns the text of that digest, compiled. text takes it out of the named policy.
+func (c *policies) compiled(ctx context.Context, name, digest string, now time.Time, text func(store.Policy) []byte) (*policy.Runtime, error) {
+	entry := textOf(c, c.texts, digest, now)
+	entry.compile.Lock()
+	defer entry.compile.Unlock()
+	if entry.done {
+		return entry.policy, nil
 	}
 	p, err := c.store.Policy(ctx, store.RuntimePolicy, name)
 	if err != nil {
 		return nil, fmt.Errorf("runtime policy %s: %w", name, err)
 	}
-	compiled, err := policy.CompileRuntime(p.Text)
+	compiled, err := policy.CompileRuntime(text(p))
 	if err != nil {
 		return nil, fmt.Errorf("runtime policy %s: %w", name, err)
 	}
-	if compiled.Digest() == head.Digest { // else it was updated in between
-		text.policy, text.done = compiled, true
+	if compiled.Digest() == digest { // else it was updated in between
+		entry.policy, entry.done = compiled, true
 	}
 	return compiled, nil
 }

@@ -66,6 +66,7 @@ func (v *Verifier) policyRoutes() []web.Route {
 			read: func(ctx context.Context, name string) (any, error) { return v.runtimePolicy(ctx, name) },
 			add:  v.addRuntimePolicy, update: v.updateRuntimePolicy, remove: v.deleteRuntimePolicy,
 		}),
+		v.rolloutRoutes(),
 		v.collection("mbpolicies", "mb", policyHandlers{
 			list: func(ctx context.Context) (any, error) { return v.mbPolicies(ctx) },
 			read: func(ctx context.Context, name string) (any, error) { return v.mbPolicy(ctx, name) },
@@ -77,6 +78,21 @@ func (v *Verifier) policyRoutes() []web.Route {
 			add:  v.addPCRPolicy, update: v.updatePCRPolicy, remove: v.deletePCRPolicy,
 		}),
 	)
+}
+
+// rolloutRoutes are for a new version of a runtime policy, beside those of its collection.
+func (v *Verifier) rolloutRoutes() []web.Route {
+	const one = " /{version}/allowlists/{name}"
+	return []web.Route{
+		{Pattern: "PUT" + one + "/stage", Access: web.Admin, Action: "stage_runtime_policy", MaxBody: int64(v.cfg.MaxUploadSize),
+			Timeout: uploadTimeout, Handle: func(ctx context.Context, r *web.Request) (any, error) {
+				body, err := r.Body()
+				if err != nil {
+					return nil, err
+				}
+				return v.stageRuntimePolicy(ctx, r.Param("name"), body)
+			}},
+	}
 }
 
 // policyHandlers are what can be done with one kind of named policies.

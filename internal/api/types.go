@@ -1,6 +1,9 @@
 package api
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Envelope is the shape of every JSON answer of API 2.x. Agents of upstream answer results null to a POST.
 type Envelope struct {
@@ -199,6 +202,8 @@ type VerifierAgent struct {
 	// TPMPolicyName and TPMPolicyDigest are ours too: the same of a named PCR policy.
 	TPMPolicyName   string `json:"tpm_policy_name,omitempty"`
 	TPMPolicyDigest string `json:"tpm_policy_digest,omitempty"`
+	// RuntimePolicyWindow is ours: set while the runtime policy is replaced in stages.
+	RuntimePolicyWindow *PolicyWindow `json:"runtime_policy_window,omitempty"`
 	// Appraises is ours: what evidence is judged by beside the quote itself, of "tpm_policy" and "runtime_policy". An
 	// empty list means that the agent proves its identity and nothing else; nil, that the verifier does not say.
 	Appraises []string `json:"appraises,omitzero"`
@@ -221,6 +226,22 @@ type RuntimePolicyRecord struct {
 	Name          string  `json:"name"`
 	TmpPolicy     *string `json:"tmp_policy"` // always null; the name is a wire fact
 	RuntimePolicy string  `json:"runtime_policy"`
+	// Window is ours: set while the text that this one replaces still counts.
+	Window *PolicyWindow `json:"window,omitempty"`
+}
+
+// PolicyWindow is the time in which a runtime policy is replaced in stages.
+type PolicyWindow struct {
+	Until          time.Time `json:"until"` // from then on, only the new text counts
+	PreviousDigest string    `json:"previous_digest"`
+}
+
+// RuntimePolicyStage is PUT /v2.x/allowlists/:name/stage, an extension. Its policy has a name of its own, so that a peer
+// that takes the path for that of an update finds none.
+type RuntimePolicyStage struct {
+	ProposedPolicy   *string `json:"proposed_policy"`              // base64
+	RuntimePolicyKey *string `json:"runtime_policy_key,omitempty"` // base64 PEM
+	Seconds          int64   `json:"seconds"`                      // for which the present text counts as well
 }
 
 // RuntimePolicyNames is GET /v2.x/allowlists; the key has a space.

@@ -77,6 +77,12 @@ func (c *VerifierClient) UpdateRuntimePolicy(ctx context.Context, version, name 
 	return c.policy(ctx, http.MethodPut, version, "allowlists", name, p)
 }
 
+// StageRuntimePolicy replaces a named runtime policy in stages.
+func (c *VerifierClient) StageRuntimePolicy(ctx context.Context, version, name string, p RuntimePolicyStage) (w PolicyWindow, err error) {
+	_, err = c.call(ctx, request{method: http.MethodPut, path: path("v"+version, "allowlists", name, "stage"), body: p}, &w)
+	return w, err
+}
+
 // RuntimePolicy returns a named runtime policy.
 func (c *VerifierClient) RuntimePolicy(ctx context.Context, version, name string) (p RuntimePolicyRecord, err error) {
 	return p, c.large(ctx, path("v"+version, "allowlists", name), &p)

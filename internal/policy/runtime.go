@@ -30,6 +30,7 @@ type Runtime struct {
 	ignoredKeyrings []string
 	keys            *ima.Keyring // verification-keys
 	unusableKeys    []error
+	old             *Runtime // counts as well while r takes its place; nil: none
 }
 
 // UnusableKeys says which of verification-keys cannot be used, and why. Files signed with them are not accepted for
@@ -47,6 +48,9 @@ func (r *Runtime) LogHash() tpm.Hash { return r.logHash }
 
 // empty reports whether this is the policy of an agent without one: it says so, and accepts nothing.
 func (r *Runtime) empty() bool {
+	if r.old != nil && !r.old.empty() {
+		return false
+	}
 	return r.generator == GeneratorEmpty && len(r.digests.spans) == 0 && len(r.keyrings.spans) == 0 &&
 		len(r.buffers.spans) == 0 && !r.excludes.any()
 }
@@ -71,17 +75,34 @@ func (f Finding) Expected() []string { return hexDigests(f.digests) }
 
 // File judges a measured file. The name of the digest's algorithm plays no part.
 func (r *Runtime) File(path, digest []byte) Finding {
-	return r.unlessExcluded(path, r.digests.find(path, digest))
+	f := r.unlessExcluded(path, r.digests.find(path, digest))
+	if r.old == nil {
+		return f
+	}
+	return r.orOld(f, func(old *Runtime) Finding { return old.File(path, digest) })
 }
 
 // Buffer judges critical data that the kernel measured under a name.
 func (r *Runtime) Buffer(name, digest []byte) Finding {
-	return r.unlessExcluded(name, r.buffers.find(name, digest))
+	f := r.unlessExcluded(name, r.buffers.find(name, digest))
+	if r.old == nil {
+		return f
+	}
+	return r.orOld(f, func(old *Runtime) Finding { return old.Buffer(name, digest) })
 }
 
 // Key judges a key that the kernel loaded into a keyring. It is trusted to sign files only when the policy lists its
 // digest: a keyring that is ignored, or whose name an exclude pattern matches, may hold any key, but none that counts.
 func (r *Runtime) Key(ring, digest []byte) (f Finding, trusted bool) {
+	f, trusted = r.key(ring, digest)
+	if r.old == nil || trusted {
+		return f, trusted
+	}
+	_, trusted = r.old.Key(ring, digest)
+	return r.orOld(f, func(old *Runtime) Finding { f, _ := old.Key(ring, digest); return f }), trusted
+}
+
+func (r *Runtime) key(ring, digest []byte) (f Finding, trusted bool) {
 	if slices.Contains(r.ignoredKeyrings, "*") || slices.Contains(r.ignoredKeyrings, string(ring)) {
 		return Finding{}, false
 	}
