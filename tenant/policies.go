@@ -26,9 +26,6 @@ const maxPolicySize = 100 << 20
 // maxOpaquePolicy bounds PCR policies: 24 PCRs with hundreds of digests each.
 const maxOpaquePolicy = 1 << 20
 
-// measuredBootPCRs are those that firmware, boot loader and kernel extend.
-var measuredBootPCRs = tpm.MaskOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15)
-
 // appraisal is what a machine must satisfy, as the verifier is told it.
 type appraisal struct {
 	tpmPolicy         string // JSON with "mask"
@@ -160,14 +157,14 @@ func tpmPolicy(text string, ima, measuredBoot bool) (string, error) {
 	for _, w := range wanted {
 		mask = mask.With(w.pcr)
 	}
-	if shared := mask & measuredBootPCRs; measuredBoot && shared != 0 {
+	if shared := mask & policy.BootPCRs; measuredBoot && shared != 0 {
 		return "", usage("remove them from --tpm_policy", "--tpm_policy has digests for PCRs %v, which the measured-boot policy explains", shared.PCRs())
 	}
 	if ima {
 		mask = mask.With(tpm.PCRIma)
 	}
 	if measuredBoot {
-		mask |= measuredBootPCRs
+		mask |= policy.BootPCRs
 	}
 	// The verifier may be one that reads this text as a Python literal: strings and lists only.
 	var out strings.Builder

@@ -204,8 +204,8 @@ func (a *testAgent) quote(w http.ResponseWriter, r *http.Request) {
 // evidence is what a genuine agent answers.
 func (a *testAgent) evidence(nonce string, mask tpm.Mask, withKey bool, entry uint64) (api.QuoteResults, error) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	keyPEM := a.keyPEM
-	a.mu.Unlock()
 	a.tpm.BindData(keyPEM)
 	quote, err := a.tpm.Quote([]byte(nonce), mask.With(tpm.PCRData), a.bank)
 	if err != nil {

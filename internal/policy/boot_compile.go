@@ -427,10 +427,13 @@ func (c *bootCompiler) keysInclude(tree any) (bootTest, error) {
 		return nil, err
 	}
 	if union, _ := tree.(uefi.Object).Get("union"); truth(union) {
-		return keysIncludeTest{keys: keys, union: true}, nil
+		t := newKeysIncludeTest(keys)
+		t.union = true
+		return t, nil
 	}
-	kind, err := fieldOf(tree, "type", guidOf)
-	return keysIncludeTest{kind: kind, keys: keys}, err
+	t := newKeysIncludeTest(keys)
+	t.kind, err = fieldOf(tree, "type", guidOf)
+	return t, err
 }
 
 // superset is {"fields": [name, …], "required": value}, a list of records with these fields.

@@ -389,7 +389,8 @@ func (t memberTest) why(_ *judging, subject any) string {
 	if !ok {
 		return "is not a signature"
 	}
-	if _, ok := t[signatureKey(s)]; !ok {
+	var buffer [maxKeyOnStack]byte
+	if _, ok := t[string(appendSignatureKey(buffer[:0], s))]; !ok {
 		return fmt.Sprintf("is not listed: owner %v, data %s", s.Owner, clipText(s.Data.String()))
 	}
 	return ""
@@ -424,7 +425,21 @@ func (t keysInTest) why(j *judging, subject any) string {
 type keysIncludeTest struct {
 	kind  uefi.GUID
 	keys  []uefi.Signature
+	index map[string]int // of keys, as signatureSet has them
 	union bool
+}
+
+func newKeysIncludeTest(keys []uefi.Signature) keysIncludeTest {
+	t := keysIncludeTest{index: make(map[string]int, 2*len(keys))}
+	for _, key := range keys {
+		if _, twice := t.index[signatureKey(key)]; twice {
+			continue
+		}
+		t.index[signatureKey(key)] = len(t.keys)
+		t.index[signatureKey(uefi.Signature{Owner: key.Owner.Swapped(), Data: key.Data})] = len(t.keys)
+		t.keys = append(t.keys, key)
+	}
+	return t
 }
 
 func (t keysIncludeTest) why(_ *judging, subject any) string {
@@ -437,16 +452,17 @@ func (t keysIncludeTest) why(_ *judging, subject any) string {
 	case !t.union && lists[0].Type != t.kind:
 		return fmt.Sprintf("[0] SignatureType is not %v", t.kind)
 	}
-	present := map[string]struct{}{}
+	present := make([]bool, len(t.keys))
+	var buffer [maxKeyOnStack]byte
 	for _, l := range lists {
 		for _, key := range l.Keys {
-			present[signatureKey(key)] = struct{}{}
+			if i, ok := t.index[string(appendSignatureKey(buffer[:0], key))]; ok {
+				present[i] = true
+			}
 		}
 	}
-	for _, key := range t.keys {
-		_, ok := present[signatureKey(key)]
-		_, swapped := present[signatureKey(uefi.Signature{Owner: key.Owner.Swapped(), Data: key.Data})]
-		if !ok && !swapped {
+	for i, key := range t.keys {
+		if !present[i] {
 			return fmt.Sprintf("lacks a required key: owner %v, data %s", key.Owner, clipText(key.Data.String()))
 		}
 	}

@@ -235,7 +235,14 @@ func (s digestSet) add(tree any) error {
 }
 
 // signatureKey identifies a signature: its owner, then its data.
-func signatureKey(s uefi.Signature) string { return string(append(s.Owner[:], s.Data...)) }
+func signatureKey(s uefi.Signature) string { return string(appendSignatureKey(nil, s)) }
+
+func appendSignatureKey(b []byte, s uefi.Signature) []byte {
+	return append(append(b, s.Owner[:]...), s.Data...)
+}
+
+// maxKeyOnStack holds the key of a signature that is a digest; those of certificates are allocated.
+const maxKeyOnStack = 128
 
 // signaturesOf reads a list of {SignatureOwner, SignatureData}.
 func signaturesOf(tree any) ([]uefi.Signature, error) {
