@@ -40,7 +40,8 @@ func (m *machine) boots(t testing.TB, chain fleet.BootChain) {
 
 var chain1, chain2 = fleet.NewBootChain("1"), fleet.NewBootChain("2")
 
-// TestEnginesJudgeBoots runs each engine on good and bad boots.
+// TestEnginesJudgeBoots runs each engine on good and bad boots, from a state that knows nothing of the agent, as a one-shot
+// verification has it (HARDEN 7).
 func TestEnginesJudgeBoots(t *testing.T) {
 	t.Parallel()
 	off := chain1

@@ -156,7 +156,7 @@ func (p *parser) digests(e *Event) error {
 // header reads the Spec ID event, after which records are crypto-agile.
 func (p *parser) header(e *Event) error {
 	if e.PCR != 0 || !zero(e.Digests[0].Value) {
-		return errors.New("Spec ID event: want PCR 0 and a digest of zeros")
+		return errors.New("log header: want PCR 0 and a digest of zeros")
 	}
 	r := reader{rest: e.Data[len(specIDSignature):]}
 	s := SpecID{PlatformClass: r.u32("platform class")}
@@ -164,7 +164,7 @@ func (p *parser) header(e *Event) error {
 	s.VersionErr, s.UintnSize = r.u8("errata"), r.u8("UINTN size")
 	count := r.u32("algorithm count")
 	if r.err == nil && (count == 0 || count > maxAlgorithms) {
-		return fmt.Errorf("Spec ID event: %d digest algorithms, want 1 to %d", count, maxAlgorithms)
+		return fmt.Errorf("log header: %d digest algorithms, want 1 to %d", count, maxAlgorithms)
 	}
 	sizes := map[tpm.Hash]int{}
 	for range count {
@@ -173,10 +173,10 @@ func (p *parser) header(e *Event) error {
 			break
 		}
 		if _, twice := sizes[alg]; twice {
-			return fmt.Errorf("Spec ID event: algorithm %s stands twice", algorithmName(alg))
+			return fmt.Errorf("log header: algorithm %s stands twice", algorithmName(alg))
 		}
 		if want, known := algorithmSizes[alg]; known && size != want || size == 0 || size > maxDigest {
-			return fmt.Errorf("Spec ID event: digests of %s cannot have %d bytes", algorithmName(alg), size)
+			return fmt.Errorf("log header: digests of %s cannot have %d bytes", algorithmName(alg), size)
 		}
 		sizes[alg] = size
 		s.Algorithms = append(s.Algorithms, SpecAlgorithm{alg, size})
@@ -186,7 +186,7 @@ func (p *parser) header(e *Event) error {
 	}
 	s.Vendor = r.bytes(uint64(r.u8("vendor size")), "vendor information")
 	if r.err != nil {
-		return fmt.Errorf("Spec ID event: %w", r.err)
+		return fmt.Errorf("log header: %w", r.err)
 	}
 	p.sizes, e.spec = sizes, &s
 	return nil
