@@ -8,24 +8,34 @@ import (
 	"syscall"
 
 	"github.com/urfave/cli/v2"
-
-	"keylime/internal/argparse"
 )
 
 // Command is `keylime policy`.
 func Command() *cli.Command {
-	return group("policy", "policy", "make, convert, sign and check policies",
-		group("create", "policy create", "make a policy", runtimeCommand().cli(), bootCommand().cli()),
-		group("sign", "policy sign", "sign a policy", signCommand().cli()),
-		verifyCommand().cli(),
-		convertCommand().cli(),
-	)
+	root := group("policy", "policy", "make, convert, sign and check policies")
+	groups := map[string]*cli.Command{
+		"create": group("create", "policy create", "make a policy"),
+		"sign":   group("sign", "policy sign", "sign a policy"),
+	}
+	for _, c := range commands() {
+		first, second, nested := strings.Cut(c.path, " ")
+		if !nested {
+			root.Subcommands = append(root.Subcommands, c.cli(first))
+			continue
+		}
+		in := groups[first]
+		if len(in.Subcommands) == 0 {
+			root.Subcommands = append(root.Subcommands, in)
+		}
+		in.Subcommands = append(in.Subcommands, c.cli(second))
+	}
+	return root
 }
 
 // group is a command that only holds others. Alone it shows its help.
-func group(name, path, usage string, commands ...*cli.Command) *cli.Command {
+func group(name, path, usage string) *cli.Command {
 	return &cli.Command{
-		Name: name, Usage: usage, UsageText: "keylime " + path + " COMMAND [flags]", Subcommands: commands,
+		Name: name, Usage: usage, UsageText: "keylime " + path + " COMMAND [flags]",
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageError(path, "no command %q", c.Args().First())
@@ -36,42 +46,26 @@ func group(name, path, usage string, commands ...*cli.Command) *cli.Command {
 }
 
 // cli turns a command into one of package cli, which shows its help; the command line is read as argparse does.
-func (c command) cli() *cli.Command {
-	path := "policy " + c.path
+func (c command) cli(name string) *cli.Command {
 	return &cli.Command{
-		Name:            c.path[strings.LastIndexByte(c.path, ' ')+1:],
+		Name:            name,
 		Usage:           c.brief,
-		UsageText:       strings.TrimSpace("keylime " + path + " [flags] " + c.arguments),
-		Description:     strings.TrimSpace(c.about + "\n\nExamples:\n  " + strings.Join(c.examples, "\n  ") + "\n\n" + exitCodes),
+		UsageText:       strings.TrimSpace("keylime policy " + c.path + " [flags] " + c.arguments),
+		Description:     c.about + "\n\nExamples:\n  " + strings.Join(c.examples, "\n  ") + "\n\n" + exitCodes,
 		Flags:           helpFlags(c.prepare(nil, nil).options),
 		SkipFlagParsing: true,
 		HideHelpCommand: true,
 		Action: func(cc *cli.Context) error {
 			// A reader that goes away is an error like others, not the end of the program.
 			signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-			call := c.prepare(cc.App.Writer, newScreen(cc.App.ErrWriter))
-			help := false
-			flags := append(call.flags(), argparse.Flag{Spellings: []string{"--help", "-h"}, Switch: true, Store: func(string) error {
-				help = true
-				return errHelp
-			}})
-			loose, err := argparse.Parse(cc.Args().Slice(), flags)
-			if help {
+			err := c.execute(cc.Context, cc.Args().Slice(), cc.App.Writer, cc.App.ErrWriter)
+			if errors.Is(err, errHelp) {
 				return cli.ShowSubcommandHelp(cc)
 			}
-			if err == nil {
-				err = call.accept(loose)
-			}
-			if err != nil {
-				return usageError(path, "%w", err)
-			}
-			return call.run(cc.Context)
+			return err
 		},
 	}
 }
-
-// errHelp ends the reading of a command line that asks for help.
-var errHelp = errors.New("help")
 
 // helpFlags are the options as package cli lists them.
 func helpFlags(options []option) []cli.Flag {

@@ -2,6 +2,7 @@ package policytool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -25,6 +26,35 @@ type command struct {
 	examples  []string
 	// prepare makes a call, whose options fill the request that it runs with.
 	prepare func(stdout io.Writer, screen *screen) call
+}
+
+// commands are all commands of the tool.
+func commands() []command {
+	return []command{runtimeCommand(), bootCommand(), signCommand(), verifyCommand(), convertCommand()}
+}
+
+// errHelp is returned for a command line that asks for help.
+var errHelp = errors.New("help")
+
+// execute carries out a command line.
+func (c command) execute(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	call := c.prepare(stdout, newScreen(stderr))
+	help := false
+	flags := append(call.flags(), argparse.Flag{Spellings: []string{"--help", "-h"}, Switch: true, Store: func(string) error {
+		help = true
+		return errHelp
+	}})
+	loose, err := argparse.Parse(args, flags)
+	if help {
+		return errHelp
+	}
+	if err == nil {
+		err = call.accept(loose)
+	}
+	if err != nil {
+		return usageError("policy "+c.path, "%w", err)
+	}
+	return call.run(ctx)
 }
 
 // call is one use of a command.
