@@ -39,6 +39,11 @@ func TestStagedUpdate(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v %v", answer, err)
 	}
+	for _, id := range []string{"before", "after"} { // a round under way keeps the text that it began with
+		v.until(t, id, "round judged by the new text", func(st api.VerifierAgent) bool {
+			return st.RuntimePolicyDigest == store.DigestOf([]byte(next))
+		})
+	}
 	before.measure(t, "/usr/bin/v1")
 	after.measure(t, "/usr/bin/v2")
 	for _, id := range []string{"before", "after"} {
