@@ -92,7 +92,7 @@ func agentCommands() []command {
 func policyCommands() []command {
 	runtime := runtimePolicies().commands(runtimePolicyFlags(), runtimePolicyNameFlag(), "--runtime-policy-name production", "--runtime-policy policy.json")
 	return slices.Concat(
-		withStages(runtime),
+		withRollout(runtime),
 		measuredBootPolicies().commands(mbPolicyFlags(), mbPolicyNameFlag(), "--mb-policy-name laptops", "--mb-policy boot.json"),
 		pcrPolicies().commands(pcrPolicyFlags(), pcrPolicyNameFlag(), "--pcr-policy-name laptops", "--pcr-policy pcrs.json"))
 }
@@ -116,8 +116,8 @@ func (k policyKind) commands(text, name flagSet, exampleName, exampleText string
 	return list
 }
 
-// withStages lets the update of a runtime policy go in stages.
-func withStages(list []command) []command {
+// withRollout lets a new version of a runtime policy be checked first, and its update go in stages.
+func withRollout(list []command) []command {
 	i := slices.IndexFunc(list, func(c command) bool { return c.path == "runtime-policy update" })
 	at, now := &list[i], list[i].run
 	at.flags = join(at.flags, stageFlags())
@@ -130,7 +130,14 @@ func withStages(list []command) []command {
 		}
 		return now(ctx, t, o)
 	}
-	return list
+	return append(list, command{
+		path: "runtime-policy check", upstream: "checkruntimepolicy", run: checkPolicy, named: at.named,
+		flags: join(runtimePolicyFlags(), runtimePolicyNameFlag(), verifierFlags()),
+		brief: "show which agents would fail by a proposed text",
+		long: "Each agent that uses the policy is asked for fresh evidence, and all that it measured is judged by the proposed text.\n" +
+			"Nothing is changed. Exit code 1: some would fail; 5: none would, but some did not answer.",
+		example: "production --runtime-policy policy.json",
+	})
 }
 
 // upstreamCommand finds the command that a value of -c names.

@@ -81,7 +81,7 @@ func TestAdminRoutesAreForAdministrators(t *testing.T) {
 			t.Errorf("%s with a certificate and a token: %d, want 401", r.Pattern, status)
 		}
 	}
-	if admins != 22 {
+	if admins != 23 {
 		t.Errorf("%d routes for administrators", admins)
 	}
 	if _, err := v.agent(t.Context(), "a1", false); err != nil {

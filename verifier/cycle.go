@@ -66,7 +66,7 @@ func (c *cycle) do(ctx context.Context, l store.Lease) (due time.Time, ok bool) 
 	defer cancel()
 	a := l.Agent
 	a.Status = c.begin(a.Status)
-	s, err := c.guarded(agentCtx, a, log)
+	s, err := c.guarded(agentCtx, a, log, c.step)
 
 	now := time.Now().UTC()
 	if err != nil {
@@ -113,7 +113,7 @@ func (c *cycle) spread(before store.AgentStatus, delay time.Duration) time.Durat
 }
 
 // guarded runs the step. Whatever an agent sends must not end more than its own round, a panic included.
-func (c *cycle) guarded(ctx context.Context, a store.Agent, log zerolog.Logger) (s step, err error) {
+func (c *cycle) guarded(ctx context.Context, a store.Agent, log zerolog.Logger, run func(context.Context, store.Agent) (step, error)) (s step, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.panics.Add(1)
@@ -122,6 +122,11 @@ func (c *cycle) guarded(ctx context.Context, a store.Agent, log zerolog.Logger) 
 			err = nil
 		}
 	}()
+	return run(ctx, a)
+}
+
+// step is what an agent's state asks for.
+func (c *cycle) step(ctx context.Context, a store.Agent) (step, error) {
 	if deliversV(a.Status.Operational) {
 		return c.deliverV(ctx, a)
 	}
@@ -144,6 +149,11 @@ func (c *cycle) quote(ctx context.Context, a store.Agent) (step, error) {
 		s.status.PCRPolicyDigest = set.PCR.Digest()
 	}
 	s.status.MeasuredBootPolicyDigest = bootDigest(set.Boot)
+	return c.examine(ctx, s, a, set)
+}
+
+// examine asks for the part of the evidence that is not proven yet, and has it appraised.
+func (c *cycle) examine(ctx context.Context, s step, a store.Agent, set *policy.Set) (step, error) {
 	ak, err := tpm.ParsePublic(a.Spec.AKTPM)
 	if err != nil {
 		return s, fmt.Errorf("enrolled attestation key: %w", err)
@@ -211,11 +221,16 @@ func passed(st store.AgentStatus, e attest.Evidence, now time.Time) store.AgentS
 
 // policySet puts together what an agent's evidence is judged by.
 func (c *cycle) policySet(ctx context.Context, spec store.AgentSpec) (*policy.Set, error) {
-	boot, err := c.policies.boot(ctx, spec.MeasuredBootPolicy, time.Now())
+	runtime, err := c.policies.runtime(ctx, spec.RuntimePolicy, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	runtime, err := c.policies.runtime(ctx, spec.RuntimePolicy, time.Now())
+	return c.policySetWith(ctx, spec, runtime)
+}
+
+// policySetWith is policySet with another runtime policy.
+func (c *cycle) policySetWith(ctx context.Context, spec store.AgentSpec, runtime *policy.Runtime) (*policy.Set, error) {
+	boot, err := c.policies.boot(ctx, spec.MeasuredBootPolicy, time.Now())
 	if err != nil {
 		return nil, err
 	}

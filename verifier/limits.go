@@ -68,6 +68,12 @@ const (
 	// claimBatch is how much is claimed in one transaction.
 	claimBatch = 256
 
+	// Checks of proposed policies. checkWidth is how many agents are asked at a time, by all checks together: few enough
+	// that rounds do not feel it. checkTimeout is for a whole fleet.
+	checkWidth       = 16
+	checkTimeout     = time.Hour
+	maxCheckFailures = 20
+	maxCheckContext  = 4 << 10
 	// maxWindow bounds the time in which a policy is replaced in stages: after it, a forgotten window is a hole.
 	maxWindow = 90 * 24 * time.Hour
 	// policyIdle is how long a compiled policy that nobody asks for is kept: longer than any usual quote_interval.

@@ -83,15 +83,20 @@ func (v *Verifier) policyRoutes() []web.Route {
 // rolloutRoutes are for a new version of a runtime policy, beside those of its collection.
 func (v *Verifier) rolloutRoutes() []web.Route {
 	const one = " /{version}/allowlists/{name}"
+	answer := func(f func(ctx context.Context, name string, body []byte) (any, error)) web.Handler {
+		return func(ctx context.Context, r *web.Request) (any, error) {
+			body, err := r.Body()
+			if err != nil {
+				return nil, err
+			}
+			return f(ctx, r.Param("name"), body)
+		}
+	}
 	return []web.Route{
-		{Pattern: "PUT" + one + "/stage", Access: web.Admin, Action: "stage_runtime_policy", MaxBody: int64(v.cfg.MaxUploadSize),
-			Timeout: uploadTimeout, Handle: func(ctx context.Context, r *web.Request) (any, error) {
-				body, err := r.Body()
-				if err != nil {
-					return nil, err
-				}
-				return v.stageRuntimePolicy(ctx, r.Param("name"), body)
-			}},
+		{Pattern: "PUT" + one + "/stage", Access: web.Admin, Action: "stage_runtime_policy",
+			MaxBody: int64(v.cfg.MaxUploadSize), Timeout: uploadTimeout, Handle: answer(v.stageRuntimePolicy)},
+		{Pattern: "POST" + one + "/check", Access: web.Admin, Action: "check_runtime_policy",
+			MaxBody: int64(v.cfg.MaxUploadSize), Timeout: checkTimeout, Handle: answer(v.checkRuntimePolicy)},
 	}
 }
 

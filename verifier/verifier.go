@@ -35,6 +35,7 @@ type Verifier struct {
 	cycle     *cycle
 	outbox    *outbox
 	scheduler *scheduler
+	checks    chan struct{} // slots for checks of proposed policies
 	closers   []func()
 }
 
@@ -59,7 +60,7 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	}
 	var run [8]byte
 	_, _ = rand.Read(run[:]) // never fails
-	v := &Verifier{cfg: cfg, store: s, log: o.Log, policies: newPolicies(s, cfg.MeasuredBootEngine), guard: newGuard(o.Listen, cfg.AllowLoopbackAgents)}
+	v := &Verifier{cfg: cfg, store: s, log: o.Log, policies: newPolicies(s, cfg.MeasuredBootEngine), guard: newGuard(o.Listen, cfg.AllowLoopbackAgents), checks: make(chan struct{}, checkWidth)}
 	v.signers = signers{required: cfg.RequirePolicySignatures, dir: cfg.TrustedPolicyKeysDir, store: s}
 	if err := v.checkSigners(ctx); err != nil {
 		return nil, err

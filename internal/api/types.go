@@ -236,6 +236,37 @@ type PolicyWindow struct {
 	PreviousDigest string    `json:"previous_digest"`
 }
 
+// RuntimePolicyCheck is POST /v2.x/allowlists/:name/check, an extension. The answer is one AgentCheck a line.
+type RuntimePolicyCheck struct {
+	ProposedPolicy   *string `json:"proposed_policy"`              // base64
+	RuntimePolicyKey *string `json:"runtime_policy_key,omitempty"` // base64 PEM
+}
+
+// The verdicts of an AgentCheck.
+const (
+	CheckPass        = "pass"
+	CheckFail        = "fail"
+	CheckUnreachable = "unreachable" // nothing is known: there was no evidence to judge
+)
+
+// AgentCheck says how an agent would fare by a proposed policy.
+type AgentCheck struct {
+	Agent    string         `json:"agent"`
+	Status   string         `json:"attestation_status"` // as it is attested now
+	Verdict  string         `json:"verdict"`
+	Detail   string         `json:"detail,omitempty"` // why there was no evidence
+	Entries  int            `json:"entries"`          // of the measurement list, judged
+	Total    int            `json:"failure_count"`
+	Failures []CheckFailure `json:"failures"` // the first of them
+}
+
+// CheckFailure is one failure of an AgentCheck.
+type CheckFailure struct {
+	EventID  string          `json:"event_id"`
+	Severity string          `json:"severity"`
+	Context  json.RawMessage `json:"context"`
+}
+
 // RuntimePolicyStage is PUT /v2.x/allowlists/:name/stage, an extension. Its policy has a name of its own, so that a peer
 // that takes the path for that of an update finds none.
 type RuntimePolicyStage struct {

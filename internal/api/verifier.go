@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 )
@@ -81,6 +82,18 @@ func (c *VerifierClient) UpdateRuntimePolicy(ctx context.Context, version, name 
 func (c *VerifierClient) StageRuntimePolicy(ctx context.Context, version, name string, p RuntimePolicyStage) (w PolicyWindow, err error) {
 	_, err = c.call(ctx, request{method: http.MethodPut, path: path("v"+version, "allowlists", name, "stage"), body: p}, &w)
 	return w, err
+}
+
+// CheckRuntimePolicy calls each with how every agent that uses the named policy would fare by a proposed text.
+func (c *VerifierClient) CheckRuntimePolicy(ctx context.Context, version, name string, p RuntimePolicyCheck, each func(AgentCheck) error) error {
+	r := request{method: http.MethodPost, path: path("v"+version, "allowlists", name, "check"), body: p}
+	return c.lines(ctx, r, func(line []byte) error {
+		var a AgentCheck
+		if err := json.Unmarshal(line, &a); err != nil {
+			return fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		return each(a)
+	})
 }
 
 // RuntimePolicy returns a named runtime policy.
