@@ -30,8 +30,8 @@ type Additions struct {
 // ConvertAllowList makes a runtime policy of an allow list of one of the formats before runtime policies: lines of a
 // digest and a path, where a path "%keyring:NAME" is a keyring, or JSON with "hashes". now becomes the timestamp.
 func ConvertAllowList(text []byte, more Additions, now time.Time) (Converted, error) {
-	if len(text) > maxRuntimeBytes {
-		return Converted{}, fmt.Errorf("allow list of %d bytes exceeds %d", len(text), maxRuntimeBytes)
+	if len(text) > MaxRuntimeBytes {
+		return Converted{}, fmt.Errorf("allow list of %d bytes exceeds %d", len(text), MaxRuntimeBytes)
 	}
 	c := conversion{}
 	first := bytes.TrimSpace(text)
@@ -58,8 +58,8 @@ func ConvertAllowList(text []byte, more Additions, now time.Time) (Converted, er
 
 // UpdateRuntime brings a runtime policy to the current version, if it is older, and adds to it.
 func UpdateRuntime(text []byte, more Additions, now time.Time) (Converted, error) {
-	if len(text) > maxRuntimeBytes {
-		return Converted{}, fmt.Errorf("runtime policy of %d bytes exceeds %d", len(text), maxRuntimeBytes)
+	if len(text) > MaxRuntimeBytes {
+		return Converted{}, fmt.Errorf("runtime policy of %d bytes exceeds %d", len(text), MaxRuntimeBytes)
 	}
 	old, err := readMembers(text)
 	if err != nil {

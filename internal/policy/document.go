@@ -24,8 +24,8 @@ func OpenDocument(text []byte) (Document, error) {
 	switch {
 	case len(text) == 0:
 		return Document{}, &Error{"No IMA policy provided!"}
-	case len(text) > maxRuntimeBytes:
-		return Document{}, &Error{fmt.Sprintf("Runtime policy of %d bytes exceeds %d", len(text), maxRuntimeBytes)}
+	case len(text) > MaxRuntimeBytes:
+		return Document{}, &Error{fmt.Sprintf("Runtime policy of %d bytes exceeds %d", len(text), MaxRuntimeBytes)}
 	}
 	signed, err := hasPayload(text)
 	if err != nil {

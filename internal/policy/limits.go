@@ -2,9 +2,9 @@ package policy
 
 // Limits on policy texts. Uploaders are operators, but a policy file may come from anywhere.
 const (
-	// maxRuntimeBytes: 100,000 files take about 12 MB; the largest distributions with every package installed ten
+	// MaxRuntimeBytes bounds a runtime policy's text: 100,000 files take about 12 MB; the largest distributions with every package installed ten
 	// times as much.
-	maxRuntimeBytes = 128 << 20
+	MaxRuntimeBytes = 128 << 20
 	// maxDepth: a runtime policy nests three levels; extra properties may nest somewhat more.
 	maxDepth = 32
 	// maxPatternBytes bounds one exclude pattern and maxExcludeBytes all of them, as translated: a class such as [\W]

@@ -67,8 +67,22 @@ func createRuntime(ctx context.Context, r *runtimeRequest, stdout io.Writer, scr
 		if r.legacy {
 			return d.writeLegacy(w)
 		}
-		return d.write(w, time.Now())
+		var size counter
+		err := d.write(io.MultiWriter(w, &size), time.Now())
+		if size > policy.MaxRuntimeBytes {
+			log.Warn().Msgf("the policy has %d bytes, and verifiers take %d: leave out what is never run or read by root, "+
+				"with --skip-path, and exclude it with --excludelist", size, policy.MaxRuntimeBytes)
+		}
+		return err
 	})
+}
+
+// counter counts the bytes written to it.
+type counter int
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
 }
 
 // readFiles reads the inputs that are single files, and settles the algorithm.

@@ -86,12 +86,25 @@ func (d *document) readExcludes(r io.Reader) error {
 			return nil
 		}
 		if err := policy.CheckExclude(line); err != nil {
-			return fmt.Errorf("Bad IMA exclude list rule '%s': %w", clip(line), err)
+			return &ruleError{line, err}
 		}
 		d.excludes = append(d.excludes, line)
 		return nil
 	})
 }
+
+// ruleError is an exclude pattern that cannot be used, in upstream's words.
+type ruleError struct {
+	rule string
+	err  error
+}
+
+func (e *ruleError) Error() string {
+	return fmt.Sprintf("Bad IMA exclude list rule '%s': %v", clip(e.rule), e.err)
+}
+
+// Unwrap returns the cause.
+func (e *ruleError) Unwrap() error { return e.err }
 
 // measured says what is taken from a measurement list beside the digests of files.
 type measured struct {

@@ -97,9 +97,9 @@ type pace struct {
 	elapsed                time.Duration
 }
 
-// line is one line of at most 79 columns: what is read, a bar, and the time left when the size of the source is known.
+// line is one line, made for 80 columns: what is read, a bar, and the time left when the size of the source is known.
 func (p pace) line(source string) string {
-	const width, titleWidth = 20, 22
+	const width, titleWidth = 10, 20
 	title := []rune(source)
 	if len(title) > titleWidth {
 		title = append([]rune("…"), title[len(title)-titleWidth+1:]...)
