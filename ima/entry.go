@@ -28,9 +28,13 @@ type Entry struct {
 
 	data []byte // the template data in binary, which PCRs are extended with a hash of
 	// Set by Replay:
+	beyond    bool
 	violation bool
 	expected  []byte // what TemplateHash should be
 }
+
+// Beyond reports whether the entry is newer than the quote, which the entries before it explain already. Set by Replay.
+func (e *Entry) Beyond() bool { return e.beyond }
 
 // Violation reports whether the kernel logged that it could not measure reliably: the file was opened for reading while
 // open for writing, or the other way round. It logs a template hash of zeros then, and extends PCRs with ones. Set by

@@ -69,7 +69,7 @@ func (x *extender) replay(list, want []byte, extended bool, visit func(e *Entry,
 			visit(&Entry{Line: number, Text: line}, err)
 			continue
 		}
-		e.Line, e.Text = number, line
+		e.Line, e.Text, e.beyond = number, line, result.Matched
 		if x.extend(e); !result.Matched && bytes.Equal(x.value(), want) {
 			result.Matched, result.Proven = true, number
 		}

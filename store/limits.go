@@ -57,6 +57,12 @@ func (r Round) Check(agentID string) error {
 	for name, keyring := range r.State.Keyrings {
 		state.text(name, keyring)
 	}
+	if dm := r.State.DeviceMapper; dm != nil {
+		state.text(dm.Policy)
+		for name, d := range dm.Devices {
+			state.text(name, d.Table, d.Rule)
+		}
+	}
 	err := first(n.check(MaxStatus, "status of %q", agentID), state.check(MaxState, "attestation state of %q", agentID))
 	for _, e := range r.Events {
 		err = first(err, e.check(agentID))

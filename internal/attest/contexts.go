@@ -75,6 +75,14 @@ type (
 		Digest  string `json:"policy_digest"`
 		Reason  text   `json:"reason"`
 	}
+	deviceContext struct {
+		Message  string `json:"message"`
+		Device   string `json:"device,omitempty"`
+		Context  string `json:"context,omitempty"`
+		Got      string `json:"got,omitempty"`
+		Expected string `json:"expected,omitempty"` // JSON
+		Line     uint64 `json:"line,omitempty"`
+	}
 	digestContext struct {
 		Message  string   `json:"message"`
 		Path     text     `json:"path"`

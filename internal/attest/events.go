@@ -22,6 +22,7 @@ const (
 	EventIMAWrongHash     = "ima.validation.ima-ng.runtime_policy_hash"
 	EventIMASignature     = "ima.validator.ima-sig.invalid_signature"
 	EventIMAInvalidKey    = "ima.invalid_key"
+	EventDM               = "ima.validation.dm." // and what is wrong with a device
 	EventIMAPCRMismatch   = "ima.pcr_mismatch"
 	EventIMAQuoteProgress = "ima.quote_progress"
 

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"keylime/ima"
+	"keylime/ima/dm"
 	"keylime/internal/policy"
 	"keylime/tpm"
 )
@@ -33,8 +34,8 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 	if r.rebooted() {
 		r.next.Shown = 0
 	}
-	if first != 0 && (r.rebooted() || pcrs.Bank() != r.State.Bank) {
-		r.again = true // the entries continue another list than the one whose running value we have
+	if first != 0 && (r.rebooted() || pcrs.Bank() != r.State.Bank || r.unknownDevices()) {
+		r.again = true // the entries continue a list that we do not have, or did not judge by this policy
 		return
 	}
 	var start []byte
@@ -42,6 +43,7 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 		start = r.State.PCR10
 		r.keys.proven = r.State.Keyrings
 	}
+	r.startDevices(first != 0)
 	before := len(r.failures)
 	result := ima.Replay(r.Evidence.IMA, start, pcrs, listFormat(r.Policy), func(e *ima.Entry, err error) {
 		r.checkEntry(first+uint64(e.Line), e, err)
@@ -66,6 +68,7 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 		r.next.NextEntry = proven
 		r.next.Shown = first + uint64(result.Lines)
 		r.next.Keyrings = r.keys.upTo(proven)
+		r.checkDevices()
 	}
 }
 
@@ -135,12 +138,12 @@ func (r *round) checkFile(line uint64, e *ima.Entry) {
 
 // checkBuffer appraises a key or critical data. Policies name the digest, and so it must be that of the buffer.
 func (r *round) checkBuffer(line uint64, e *ima.Entry) {
+	devices := r.Policy.Runtime.DeviceMapper()
+	if !dm.IsEvent(e.Name) {
+		devices = nil
+	}
 	if !e.BufferMatches() {
-		r.fail(EventIMAHash, true, hashContext{
-			Message: text{"digest is not that of the measured buffer ", e.Name},
-			Got:     hexBytes(e.Digest),
-			Line:    line,
-		})
+		r.failBuffer(line, e, devices != nil)
 		return
 	}
 	switch ima.ClassifyKey(e.Buffer) {
@@ -153,8 +156,22 @@ func (r *round) checkBuffer(line uint64, e *ima.Entry) {
 		}
 		r.checkFinding(line, e, f)
 	case ima.NotKey:
+		if devices != nil {
+			r.checkDevice(line, e, devices)
+			return
+		}
 		r.checkFinding(line, e, r.Policy.Runtime.Buffer(e.Name, e.Digest))
 	}
+}
+
+// failBuffer reports that the digest is another buffer's.
+func (r *round) failBuffer(line uint64, e *ima.Entry, device bool) {
+	context := hashContext{Message: text{"digest is not that of the measured buffer ", e.Name}, Got: hexBytes(e.Digest), Line: line}
+	if device {
+		r.fail(EventDM+"invalid_data", true, context)
+		return
+	}
+	r.fail(EventIMAHash, true, context)
 }
 
 // checkFinding reports what the runtime policy says of a file, a key or critical data.

@@ -60,6 +60,8 @@ func (r *round) rehearseMeasurements(in Rehearsal, claimed []byte) Rehearsed {
 	})
 	if !result.Matched {
 		r.failMismatch(claimed)
+	} else {
+		r.checkDevices()
 	}
 	return Rehearsed{Entries: result.Entries, Proven: result.Proven, PCR10: value}
 }

@@ -34,6 +34,9 @@ type State struct {
 
 	// Boot names the last good judgement of the boot: a digest of all that it depends on, see round.bootKey.
 	Boot []byte `json:"boot,omitempty"` // since version 2
+
+	// DeviceMapper is what came of the proven entries of the device mapper; nil when the policy did not ask.
+	DeviceMapper *DeviceMapper `json:"deviceMapper,omitempty"` // since version 2
 }
 
 // stateVersion is the first byte of an encoded State. What follows is JSON of that version's fields; a later version has
@@ -73,6 +76,9 @@ func DecodeState(encoded []byte) (State, error) {
 	}
 	if len(s.Boot) != 0 && (len(s.Boot) != sha256.Size || encoded[0] < 2) {
 		return State{}, fmt.Errorf("attestation state: digest of the boot has %d bytes", len(s.Boot))
+	}
+	if s.DeviceMapper != nil && encoded[0] < 2 {
+		return State{}, errors.New("attestation state: devices in a version that has none")
 	}
 	if s.Bank == 0 && s.NextEntry != 0 {
 		return State{}, errors.New("attestation state: entries were proven, but PCR 10 is missing")

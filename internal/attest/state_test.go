@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"keylime/internal/policy"
 	"keylime/tpm"
 )
 
@@ -35,6 +36,13 @@ var exampleStates = map[string]State{
 		Attested: true,
 		Clock:    tpm.Clock{Clock: 3, ResetCount: 2, Safe: true},
 		Boot:     bytes.Repeat([]byte{0xB0}, 32),
+	},
+	"devices": {
+		Attested: true,
+		Clock:    tpm.Clock{Clock: 4, ResetCount: 2, Safe: true},
+		DeviceMapper: &DeviceMapper{Policy: "ab", Devices: policy.Devices{
+			"CRYPT-1": {Active: true, Valid: true, Table: "sha256:cd", Rule: "root"}, "": {},
+		}},
 	},
 	"restarted": {
 		Attested: true,
@@ -75,7 +83,7 @@ func TestOldStatesDecode(t *testing.T) {
 	t.Parallel()
 	for name, want := range exampleStates {
 		encoded, err := os.ReadFile(filepath.Join("testdata", "state", "v1-"+name))
-		if errors.Is(err, fs.ErrNotExist) && want.Boot != nil {
+		if errors.Is(err, fs.ErrNotExist) && (want.Boot != nil || want.DeviceMapper != nil) {
 			continue // there was no such state
 		}
 		if err != nil {
@@ -96,6 +104,7 @@ func TestDecodeStateRefuses(t *testing.T) {
 		"boot of wrong length": "\x02{\"boot\":\"AAAA\"}",
 		"unknown field":        "\x01{\"surprise\":1}",
 		"trailing data":        "\x01{}{}",
+		"devices in v1":        "\x01{\"deviceMapper\":{\"policy\":\"\"}}",
 		"truncated":            "\x01{\"attested\":tr",
 		"PCR of wrong length":  "\x01{\"bank\":11,\"pcr10\":\"AAAA\"}",
 		"unknown bank":         "\x01{\"bank\":99}",

@@ -62,6 +62,8 @@ type round struct {
 	next  State // becomes the outcome's when all passes
 	keys  learnedKeys
 	again bool
+	// devices are those of the device mapper, as the list has them.
+	devices deviceTrack
 	// aggregates are what boot_aggregate may be besides the policy's: those that the event log explains.
 	aggregates [][]byte
 	failures   []Failure

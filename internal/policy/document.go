@@ -80,13 +80,13 @@ func (d Document) Digest() string {
 }
 
 // Compile validates and compiles the policy. The error is an *Error, as of CompileRuntime.
-func (d Document) Compile() (*Runtime, error) {
+func (d Document) Compile(allowed ...Extension) (*Runtime, error) {
 	if e := d.Envelope; e != nil {
 		if err := e.check(); err != nil {
 			return nil, &Error{malformed + err.Error()}
 		}
 	}
-	r, err := compileRuntime(d.Policy)
+	r, err := compileRuntime(d.Policy, allowed)
 	if err != nil {
 		return nil, err
 	}

@@ -30,12 +30,16 @@ type Runtime struct {
 	ignoredKeyrings []string
 	keys            *ima.Keyring // verification-keys
 	unusableKeys    []error
-	old             *Runtime // counts as well while r takes its place; nil: none
+	deviceMapper    *DeviceMapper // nil: device-mapper measurements are critical data like any other
+	old             *Runtime      // counts as well while r takes its place; nil: none
 }
 
 // UnusableKeys says which of verification-keys cannot be used, and why. Files signed with them are not accepted for
 // their signature.
 func (r *Runtime) UnusableKeys() []error { return r.unusableKeys }
+
+// DeviceMapper is the policy's ima.dm_policy; nil when it has none.
+func (r *Runtime) DeviceMapper() *DeviceMapper { return r.deviceMapper }
 
 // Generator is meta.generator.
 func (r *Runtime) Generator() int { return r.generator }
@@ -52,7 +56,7 @@ func (r *Runtime) empty() bool {
 		return false
 	}
 	return r.generator == GeneratorEmpty && len(r.digests.spans) == 0 && len(r.keyrings.spans) == 0 &&
-		len(r.buffers.spans) == 0 && !r.excludes.any()
+		len(r.buffers.spans) == 0 && !r.excludes.any() && r.deviceMapper == nil
 }
 
 // Finding is what the policy says of one measurement. The zero value is that of an accepted one.

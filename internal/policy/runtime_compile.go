@@ -2,6 +2,7 @@ package policy
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,17 +17,23 @@ import (
 //
 // The text must be JSON of Keylime's schema; properties that the schema does not name are allowed and ignored. Of
 // several violations the error names the one nearest to the root, the first of these.
-func CompileRuntime(text []byte) (*Runtime, error) {
+func CompileRuntime(text []byte, allowed ...Extension) (*Runtime, error) {
 	d, err := OpenDocument(text)
 	if err != nil {
 		return nil, err
 	}
-	return d.Compile()
+	return d.Compile(allowed...)
 }
 
+// Extension is something that a policy may have only where it is allowed by name.
+type Extension int
+
+// DMPolicy is "dm_policy" of "ima". Where it is not allowed it must be null.
+const DMPolicy Extension = 1
+
 // compileRuntime compiles a policy's own text.
-func compileRuntime(text []byte) (*Runtime, error) {
-	c := runtimeCompiler{schema: schema{r: strictjson.NewReader(string(text), maxDepth)}}
+func compileRuntime(text []byte, allowed []Extension) (*Runtime, error) {
+	c := runtimeCompiler{schema: schema{r: strictjson.NewReader(string(text), maxDepth)}, allowed: allowed}
 	if err := c.root(); err != nil {
 		return nil, &Error{"Runtime policy is not valid JSON! " + err.Error()}
 	}
@@ -46,6 +53,7 @@ func compileRuntime(text []byte) (*Runtime, error) {
 // runtimeCompiler reads the text once, from front to end, without building a tree of it.
 type runtimeCompiler struct {
 	schema
+	allowed                    []Extension
 	out                        Runtime
 	digests, keyrings, buffers tableBuilder
 	patterns                   []string
@@ -105,11 +113,26 @@ func (c *runtimeCompiler) ima() error {
 			return c.logHashAlg()
 		case "dm_policy":
 			if c.r.Kind() != strictjson.Null {
-				return c.wrongType(2, "null")
+				return c.deviceMapper()
 			}
 		}
 		return c.r.Skip()
 	})
+}
+
+// deviceMapper compiles "dm_policy".
+func (c *runtimeCompiler) deviceMapper() error {
+	if !slices.Contains(c.allowed, DMPolicy) || c.r.Kind() != strictjson.Object {
+		return c.wrongType(2, "null")
+	}
+	raw, err := c.r.Raw()
+	if err != nil {
+		return err
+	}
+	if c.out.deviceMapper, err = compileDeviceMapper(raw); err != nil {
+		c.violation(2, "dm_policy: %v", err)
+	}
+	return nil
 }
 
 func (c *runtimeCompiler) logHashAlg() error {

@@ -3,7 +3,8 @@ package policy
 import "fmt"
 
 // Beside returns a policy that accepts what r accepts, and what old accepts: for the time in which machines change from
-// the one to the other. What neither accepts is reported as r reports it, and the digest is r's.
+// the one to the other. What neither accepts is reported as r reports it, and the digest is r's,
+// as is the dm_policy, which does not mix.
 //
 // One measurement list has one algorithm of template hashes, so the two must name the same; the error is an *Error.
 func (r *Runtime) Beside(old *Runtime) (*Runtime, error) {
