@@ -97,7 +97,7 @@ func (t *tenant) runtimePolicy(ctx context.Context, o *options) (text, key []byt
 	if key, err = checkSignature(d, o.runtimePolicyKey, source); err != nil {
 		return nil, nil, err
 	}
-	if _, err := d.Compile(); err != nil {
+	if _, err := d.Compile(policy.DMPolicy); err != nil { // whether it is enabled is the verifier's to say
 		return nil, nil, failure(exitFailed, "correct the policy", "runtime policy %s: %w", clean(source), err)
 	}
 	return text, key, nil

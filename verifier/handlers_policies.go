@@ -98,7 +98,7 @@ func (v *Verifier) acceptRuntime(ctx context.Context, name string, content []byt
 	if err != nil {
 		return store.Policy{}, nil, err
 	}
-	compiled, err := d.Compile()
+	compiled, err := d.Compile(v.policies.extensions...)
 	if err != nil {
 		return store.Policy{}, nil, policyError(err)
 	}

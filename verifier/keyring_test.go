@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"keylime/internal/fleet"
+	"keylime/internal/policy"
 	"keylime/store"
 )
 
@@ -107,4 +109,26 @@ func mustECKey(t testing.TB) *ecdsa.PrivateKey {
 		t.Fatal(err)
 	}
 	return key
+}
+
+// HARDEN 11: enable_dm_policy decides whether a policy may have rules for the device mapper.
+func TestDMPolicyNeedsItsOption(t *testing.T) {
+	t.Parallel()
+	rules := `{"version":1,"match_on":"name","rules":{}}`
+	text := strings.Replace(policy.EmptyRuntime, `"dm_policy":null`, `"dm_policy":`+rules, 1)
+	body := []byte(`{"runtime_policy":"` + base64.StdEncoding.EncodeToString([]byte(text)) + `"}`)
+	for enabled, want := range map[bool]string{true: "", false: "Runtime policy is malformatted: {'version': 1, 'match_on': 'name', 'rules': {}} is not of type 'null'"} {
+		cfg := fastConfig(t)
+		cfg.EnableDMPolicy = enabled
+		v := newVerifier(t, cfg, openStore(t))
+		err := v.addRuntimePolicy(t.Context(), "p", body)
+		if (err == nil) != enabled || err != nil && !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("enabled %v: %v", enabled, err)
+		}
+		if enabled {
+			if _, err := v.policies.runtime(t.Context(), "p", time.Now()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }

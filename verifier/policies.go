@@ -26,6 +26,7 @@ type policies struct {
 	pruned   time.Time
 
 	bootEngine string
+	extensions []policy.Extension // what runtime policies may have
 }
 
 type policyStore interface {
@@ -47,9 +48,9 @@ type keyring struct {
 	used time.Time
 }
 
-func newPolicies(s policyStore, bootEngine string) *policies {
+func newPolicies(s policyStore, bootEngine string, extensions ...policy.Extension) *policies {
 	return &policies{
-		store: s, bootEngine: bootEngine,
+		store: s, bootEngine: bootEngine, extensions: extensions,
 		texts: map[string]*compiledText[*policy.Runtime]{}, boots: map[string]*compiledText[*policy.Boot]{},
 		keyrings: map[string]*keyring{},
 	}
@@ -94,7 +95,7 @@ func (c *policies) compiled(ctx context.Context, name, digest string, now time.T
 	if err != nil {
 		return nil, fmt.Errorf("runtime policy %s: %w", name, err)
 	}
-	compiled, err := policy.CompileRuntime(text(p))
+	compiled, err := policy.CompileRuntime(text(p), c.extensions...)
 	if err != nil {
 		return nil, fmt.Errorf("runtime policy %s: %w", name, err)
 	}

@@ -40,7 +40,7 @@ func (v *Verifier) stageRuntimePolicy(ctx context.Context, name string, body []b
 		return nil, refuse(http.StatusConflict, "Runtime policy %s is being replaced already, until %s; wait, or update it without a window first",
 			name, present.Previous.Until.Format(time.RFC3339))
 	}
-	old, err := policy.CompileRuntime(present.Text)
+	old, err := policy.CompileRuntime(present.Text, v.policies.extensions...)
 	if err != nil {
 		return nil, fmt.Errorf("runtime policy %s: %w", name, err)
 	}

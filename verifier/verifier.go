@@ -60,7 +60,10 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	}
 	var run [8]byte
 	_, _ = rand.Read(run[:]) // never fails
-	v := &Verifier{cfg: cfg, store: s, log: o.Log, policies: newPolicies(s, cfg.MeasuredBootEngine), guard: newGuard(o.Listen, cfg.AllowLoopbackAgents), checks: make(chan struct{}, checkWidth)}
+	v := &Verifier{
+		cfg: cfg, store: s, log: o.Log, policies: newPolicies(s, cfg.MeasuredBootEngine, extensions(cfg)...),
+		guard: newGuard(o.Listen, cfg.AllowLoopbackAgents), checks: make(chan struct{}, checkWidth),
+	}
 	v.signers = signers{required: cfg.RequirePolicySignatures, dir: cfg.TrustedPolicyKeysDir, store: s}
 	if err := v.checkSigners(ctx); err != nil {
 		return nil, err
@@ -110,6 +113,14 @@ func (v *Verifier) checkSigners(ctx context.Context) error {
 		if err == nil && s.checkStored(ctx, head) != nil {
 			v.log.Warn().Str("policy", name).Msg("Stored runtime policy lacks the signature that is required now; its agents are still judged by it")
 		}
+	}
+	return nil
+}
+
+// extensions are what runtime policies may have beyond upstream's.
+func extensions(cfg config.Verifier) []policy.Extension {
+	if cfg.EnableDMPolicy {
+		return []policy.Extension{policy.DMPolicy}
 	}
 	return nil
 }

@@ -35,6 +35,7 @@ type Verifier struct {
 	IgnoreToMToUErrors bool
 	// What measurement lists and runtime policies may hold beyond upstream's.
 	ExtendedIMATemplates bool
+	EnableDMPolicy       bool
 
 	RequirePolicySignatures bool   // runtime policies must be signed
 	TrustedPolicyKeysDir    string // public keys that may sign them; "" = any that came with a policy
@@ -87,6 +88,7 @@ func (v *Verifier) options() []option {
 		{"extended_ima_templates", boolean(&v.ExtendedIMATemplates, false), "accept the IMA templates ima-ngv2, ima-sigv2, ima-modsig, evm-sig and formats that begin with d-ng|n-ng; false fails an agent that has such entries"},
 		{"measured_boot_policy_name", oneOf(&v.MeasuredBootEngine, "accept-all", bootEngines...), "what judges the boots of agents that have a measured-boot policy: accept-all asks that the event log explains the quote, example and example-relaxed compare with the policy as a reference state; see docs/measured-boot.md"},
 		{"measured_boot_evaluate", oneOf(&v.MeasuredBootEvaluate, "once", "once", "always"), "once judges a boot when the TPM was reset, or event log, PCRs or policy changed since the last good attestation; always judges it in each"},
+		{"enable_dm_policy", boolean(&v.EnableDMPolicy, false), "accept runtime policies with ima.dm_policy, which appraise device-mapper measurements; false refuses them"},
 		{"revocations.enabled_revocation_notifications", list(&v.Revocations.Enabled, "agent"), "who is told of a failed agent: agent, webhook, zeromq"},
 		{"revocations.zmq_ip", address(&v.Revocations.ZMQIP, "127.0.0.1"), "address that the ZeroMQ publisher listens on"},
 		{"revocations.zmq_port", integer(&v.Revocations.ZMQPort, 8992, 0, 65535), "port that the ZeroMQ publisher listens on"},

@@ -73,7 +73,7 @@ func (r *convertRequest) run(stdout io.Writer, log zerolog.Logger) error {
 	for _, note := range made.Notes {
 		log.Info().Msg(note)
 	}
-	if _, err := policy.CompileRuntime(made.Text); err != nil {
+	if _, err := policy.CompileRuntime(made.Text, policy.DMPolicy); err != nil {
 		return fmt.Errorf("convert %s: the policy would not be valid: %w", name, err)
 	}
 	rendered, err := python.JSON.Render(made.Text)

@@ -119,7 +119,7 @@ func (r *signRequest) payload() ([]byte, error) {
 	if opened.Envelope != nil {
 		return nil, errors.New("it is signed already; sign the policy that it was made from")
 	}
-	if _, err := policy.CompileRuntime(text); err != nil {
+	if _, err := policy.CompileRuntime(text, policy.DMPolicy); err != nil {
 		return nil, err
 	}
 	rendered, err := python.JSON.Render(text)
@@ -223,7 +223,7 @@ func (r *verifyRequest) run(stdout io.Writer, screen *screen) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if _, err := policy.CompileRuntime(text); err != nil {
+	if _, err := policy.CompileRuntime(text, policy.DMPolicy); err != nil {
 		return fmt.Errorf("%s: the signature is good, but the policy is not valid: %w", name, err)
 	}
 	for _, k := range signers {
