@@ -2,8 +2,10 @@ package dm
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // Parse reads the buffer of a measurement. All of it must be understood.
@@ -53,7 +55,7 @@ func (p *parser) deviceResume(e *Event) {
 	e.Device = p.device()
 	p.literal(";")
 	if !p.take("device_resume=no_data") {
-		e.Table = p.field("active_table_hash", text)
+		e.Table = p.hash("active_table_hash")
 	}
 	p.literal(";")
 	p.capacity()
@@ -75,15 +77,15 @@ func (p *parser) deviceRemove(e *Event) {
 	}
 	switch {
 	case active && inactive:
-		e.Table = p.field("active_table_hash", text)
+		e.Table = p.hash("active_table_hash")
 		p.literal(";")
-		p.field("inactive_table_hash", text)
+		p.hash("inactive_table_hash")
 		p.literal(",")
 	case active:
-		e.Table = p.field("active_table_hash", text)
+		e.Table = p.hash("active_table_hash")
 		p.literal(",")
 	case inactive:
-		p.field("inactive_table_hash", text)
+		p.hash("inactive_table_hash")
 		p.literal(",")
 	default:
 		p.literal("device_remove=no_data")
@@ -102,7 +104,7 @@ func (p *parser) tableClear(e *Event) {
 	} else {
 		p.deviceNumbers(&e.Device)
 		p.literal(";")
-		e.Table = p.field("inactive_table_hash", text)
+		e.Table = p.hash("inactive_table_hash")
 	}
 	p.literal(";")
 	p.capacity()
@@ -275,6 +277,16 @@ func (p *parser) field(name string, f form) string {
 		return "n"
 	}
 	return p.text(1)
+}
+
+// hash reads name=algorithm:hex.
+func (p *parser) hash(name string) string {
+	s := p.field(name, text)
+	alg, digits, _ := strings.Cut(s, ":")
+	if _, err := hex.DecodeString(digits); err != nil || alg == "" || digits == "" {
+		p.fail("a hash as algorithm:hex before this")
+	}
+	return s
 }
 
 func (p *parser) text(least int) string {

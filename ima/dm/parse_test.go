@@ -149,6 +149,8 @@ func TestParseRefuses(t *testing.T) {
 		{"mirror without devices", TableLoad, head + testDevice + ";" + row("nr_mirrors=1,handle_errors=y,keep_log=n,log_type_status="), "want mirror_device_"},
 		{"many mirrors", TableLoad, head + testDevice + ";" + row("nr_mirrors=1"+strings.Repeat(",mirror_device_0=1,mirror_device_0_status=A", maxMirrors+1)), "want no more than 64 devices"},
 		{"many targets", TableLoad, head + testDevice + ";" + strings.Repeat(row("device_name=1,start=0"), maxTargets+1), "want no more than 4096 targets"},
+		{"hash without algorithm", DeviceResume, strings.Replace(samples[0].text, "sha256:", "", 1), "want a hash"},
+		{"odd hash", DeviceResume, strings.Replace(samples[0].text, "09e8", "09e", 1), "want a hash"},
 		{"not UTF-8", TableLoad, "\xff" + load, "byte 0: want dm_version="},
 	} {
 		if e, err := Parse(c.kind, []byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
