@@ -37,23 +37,33 @@ func (r *round) readBootLog(pcrs tpm.VerifiedPCRs) (b bootLog) {
 	if b.judged && r.Evidence.IMAEntry != 0 {
 		return b
 	}
-	log, err := uefi.Parse(raw)
-	if err != nil {
-		b.failed = true
-		r.fail(EventBootLog, true, bootLogContext{"the event log cannot be parsed", err.Error()})
+	b.log, b.failed = r.parseBootLog(raw)
+	if b.failed {
 		return b
 	}
-	b.log = log
-	r.aggregates, err = bootAggregates(log, pcrs)
+	var err error
+	r.aggregates, err = bootAggregates(b.log, pcrs)
+	b.failed = r.failReplay(err)
+	return b
+}
+
+func (r *round) parseBootLog(raw []byte) (log *uefi.Log, failed bool) {
+	log, err := uefi.Parse(raw)
+	if err != nil {
+		r.fail(EventBootLog, true, bootLogContext{"the event log cannot be parsed", err.Error()})
+	}
+	return log, err != nil
+}
+
+// failReplay reports an error of a log's replay, if there is one.
+func (r *round) failReplay(err error) bool {
 	switch {
 	case errors.Is(err, uefi.ErrNoBank):
-		b.failed = true
 		r.fail(EventBootBank, true, bootLogContext{"the event log has other banks than the quote", err.Error()})
 	case err != nil:
-		b.failed = true
 		r.fail(EventBootPCRs, true, bootLogContext{"the event log cannot be replayed", err.Error()})
 	}
-	return b
+	return err != nil
 }
 
 // bootAggregates are what boot_aggregate may be, given that the log explains the quoted PCRs that it is made of. A log
@@ -103,16 +113,16 @@ func (r *round) checkBoot(b bootLog, pcrs tpm.VerifiedPCRs) {
 	case r.Policy.Boot == nil || b.judged:
 		r.next.Boot = b.key
 	case b.log == nil:
-		r.checkNoBootLog(pcrs)
+		r.checkNoBootLog(pcrs.Mask())
 	default:
 		r.judgeBoot(b, pcrs)
 	}
 }
 
-// checkNoBootLog reports a boot that nothing explains.
-func (r *round) checkNoBootLog(pcrs tpm.VerifiedPCRs) {
+// checkNoBootLog reports a boot that nothing explains, given the PCRs that there are.
+func (r *round) checkNoBootLog(pcrs tpm.Mask) {
 	policy := r.Policy.Boot
-	for _, pcr := range (policy.Mask() & pcrs.Mask()).PCRs() {
+	for _, pcr := range (policy.Mask() & pcrs).PCRs() {
 		number := strconv.Itoa(pcr)
 		r.fail(EventUnusedPCR+number, true, "Measured Boot PCR "+number+" in policy, but no measurement list provided")
 	}
@@ -131,19 +141,24 @@ func (r *round) judgeBoot(b bootLog, pcrs tpm.VerifiedPCRs) {
 		r.fail(EventBootPCRs, true, bootLogContext{"the event log cannot be replayed", err.Error()})
 		return
 	}
+	if r.judgeReplayed(proven, wrong, pcrs.Bank()) {
+		r.next.Boot = b.key
+	}
+}
+
+// judgeReplayed reports the PCRs that the log does not explain and what the policy says of the rest.
+func (r *round) judgeReplayed(proven uefi.Proven, wrong []uefi.Mismatch, bank tpm.Hash) bool {
 	for _, m := range wrong {
 		r.fail(EventBootPCR+strconv.Itoa(m.PCR), true, bootPCRContext{
-			Context:  pcrs.Bank().String() + " boot event log PCR value does not match",
+			Context:  bank.String() + " boot event log PCR value does not match",
 			Got:      hexBytes(m.Quoted),
 			Expected: hexBytes(m.Log),
 		})
 	}
-	if len(wrong) > 0 && policy.NeedsLog() {
-		return
+	if len(wrong) > 0 && r.Policy.Boot.NeedsLog() {
+		return false
 	}
-	if r.judgeProven(proven) && len(wrong) == 0 {
-		r.next.Boot = b.key
-	}
+	return r.judgeProven(proven) && len(wrong) == 0
 }
 
 func (r *round) judgeProven(proven uefi.Proven) bool {

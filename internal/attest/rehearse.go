@@ -15,6 +15,8 @@ type Rehearsal struct {
 	PCRs   map[int][]byte // as claimed. Without PCR 10 the measurement list is taken as given
 	IMA    []byte         // measurement list from its first entry on
 	HasIMA bool
+	// BootLog is a binary UEFI event log; nil when absent. It is believed where no PCR contradicts it.
+	BootLog []byte
 	// Visit, unless nil, is called for each line of the list with the failures that it caused. The entry is valid during
 	// the call; for a line that is none, err says why, and of the entry only Line and Text are set.
 	Visit func(e *ima.Entry, err error, failures []Failure)
@@ -32,6 +34,7 @@ type Rehearsed struct {
 // a quote verifies it first, or says that it did not.
 func Rehearse(in Rehearsal) Rehearsed {
 	r := round{Input: Input{Policy: in.Policy}, listAll: true}
+	boot := r.rehearseBootLog(in)
 	if missing := r.Policy.PCR.Constrained() &^ maskOf(in.PCRs); missing != 0 {
 		r.failMissing(missing.PCRs())
 	} else {
@@ -45,6 +48,7 @@ func Rehearse(in Rehearsal) Rehearsed {
 	case !in.HasIMA && claimed != nil:
 		r.failNoList()
 	}
+	r.rehearseBoot(in, boot)
 	out.Failures = r.failures
 	return out
 }

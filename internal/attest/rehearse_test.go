@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"keylime/ima"
+	"keylime/internal/policy"
 	"keylime/tpm"
 )
 
@@ -17,7 +18,7 @@ func rehearsal(t testing.TB, in Input) Rehearsal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Rehearsal{Policy: in.Policy, Bank: claims.Bank, PCRs: claims.PCRs, IMA: in.Evidence.IMA, HasIMA: in.Evidence.HasIMA}
+	return Rehearsal{Policy: in.Policy, Bank: claims.Bank, PCRs: claims.PCRs, IMA: in.Evidence.IMA, HasIMA: in.Evidence.HasIMA, BootLog: in.Evidence.BootLog}
 }
 
 // What a rehearsal says of genuine evidence is what a round says.
@@ -90,5 +91,47 @@ func TestRehearsalWithoutQuote(t *testing.T) {
 	}
 	if want := m.tpm.PCR(tpm.SHA1, tpm.PCRIma); !bytes.Equal(got.PCR10, want) {
 		t.Errorf("the list comes to %x, want %x", got.PCR10, want)
+	}
+}
+
+func TestRehearsalsOfBoots(t *testing.T) {
+	t.Parallel()
+	lost := chain1.Log(tpm.SHA1)
+	for name, change := range map[string]func(in *Input){
+		"good":       func(*Input) {},
+		"no log":     func(in *Input) { in.Evidence.BootLog = nil },
+		"other log":  func(in *Input) { in.Evidence.BootLog = chain2.Log(tpm.SHA256).Bytes() },
+		"cut log":    func(in *Input) { in.Evidence.BootLog = in.Evidence.BootLog[:100] },
+		"other bank": func(in *Input) { in.Evidence.BootLog = lost.Bytes() },
+	} {
+		for _, engine := range []string{policy.BootExample, policy.BootAcceptAll, policy.BootRejectAll} {
+			m := measuredMachine(t, engine, chain1.Reference(), chain1)
+			m.play(t, "measure(1)")
+			in := m.answer(t)
+			change(&in)
+			want, err := Verify(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := Rehearse(rehearsal(t, in)); !slices.Equal(got.Failures, want.Verdict.Failures) {
+				t.Errorf("%s, %s: got %+v, want %+v", name, engine, got.Failures, want.Verdict.Failures)
+			}
+		}
+	}
+}
+
+// Without a quote the log is taken at its word, and the policy judges it.
+func TestRehearsalBelievesTheBootLog(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ reference, want string }{
+		{chain1.Reference(), "pass"},
+		{chain2.Reference(), "measured_boot.policy_example"},
+	} {
+		m := measuredMachine(t, policy.BootExample, c.reference, chain1)
+		list, _ := m.list.From(0)
+		got := Rehearse(Rehearsal{Policy: m.policy, Bank: tpm.SHA256, IMA: list, HasIMA: true, BootLog: m.chain.Bytes()})
+		if events(Verdict{Failures: got.Failures}) != c.want {
+			t.Errorf("got %+v, want %s", got.Failures, c.want)
+		}
 	}
 }
