@@ -48,7 +48,7 @@ var imports = []struct {
 	{"internal/python", "", "bottom: how Python prints values"},
 	{"internal/policytool/collect", "", "bottom: digests of files, whatever they were read from"},
 	{"internal/policytool/unpack", "", "bottom: decompression"},
-	{"internal/policytool", "ima internal/argparse internal/config internal/daemon internal/policy internal/policytool/collect internal/policytool/unpack internal/python internal/strictjson internal/uefi tpm", "I/O around policy: files, keys, terminals"},
+	{"internal/policytool", "ima internal/argparse internal/attest internal/config internal/daemon internal/policy internal/policytool/collect internal/policytool/unpack internal/python internal/strictjson internal/uefi tpm", "I/O around policy: files, keys, terminals"},
 	{"internal/daemon", "internal/config", "what the daemons' command lines share"},
 	{"agent", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson internal/zmtp tpm tpm/device", "the attester holds no store and decides nothing"},
 	{"registrar", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson store tpm", "proves AKs; appraises nothing"},

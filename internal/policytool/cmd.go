@@ -12,7 +12,7 @@ import (
 
 // Command is `keylime policy`.
 func Command() *cli.Command {
-	root := group("policy", "policy", "make, convert, sign and check policies")
+	root := group("policy", "policy", "make, convert, sign, compare, try out and explain policies")
 	groups := map[string]*cli.Command{
 		"create": group("create", "policy create", "make a policy"),
 		"sign":   group("sign", "policy sign", "sign a policy"),

@@ -30,7 +30,7 @@ type command struct {
 
 // commands are all commands of the tool.
 func commands() []command {
-	return []command{runtimeCommand(), bootCommand(), signCommand(), verifyCommand(), convertCommand()}
+	return append([]command{runtimeCommand(), bootCommand(), signCommand(), verifyCommand(), convertCommand()}, analysing()...)
 }
 
 // errHelp is returned for a command line that asks for help.
