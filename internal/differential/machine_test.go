@@ -139,7 +139,7 @@ func (m *machine) agentRecord(tpmPolicy, keyring string) map[string]any {
 	return map[string]any{
 		"agent_id": "d432fbb3-d2f1-4a97-9ef7-75bd81c00000", "ak_tpm": base64.StdEncoding.EncodeToString(m.ak.Bytes()),
 		"accept_tpm_hash_algs": []string{m.bank.String()}, "accept_tpm_encryption_algs": []string{m.ak.EncAlg()},
-		"accept_tpm_signing_algs": []string{m.ak.SignAlg()}, "tpm_policy": tpmPolicy, "ima_sign_verification_keys": keyring,
+		"tpm_policy": tpmPolicy, "ima_sign_verification_keys": keyring,
 		"supported_version": "2.1", "attestation_count": 0, "public_key": "", "v": "",
 	}
 }

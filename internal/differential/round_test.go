@@ -1,7 +1,7 @@
 package differential
 
 import (
-	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"slices"
@@ -22,6 +22,7 @@ type life struct {
 	state   attest.State
 	ours    [][]string // event ids of each round
 	over    bool       // a round failed
+	accept  []string   // algorithms of signatures
 
 	question lifeQuestion
 }
@@ -63,7 +64,7 @@ func newLife(t *testing.T, m *machine, p policies) *life {
 			t.Fatal(err)
 		}
 	}
-	return &life{t: t, machine: m, set: set, question: lifeQuestion{
+	return &life{t: t, machine: m, set: set, accept: []string{m.ak.SignAlg()}, question: lifeQuestion{
 		Kind: "life", Agent: m.agentRecord(p.tpm, p.keyring), Runtime: p.runtime, Engine: "accept-all",
 	}}
 }
@@ -135,7 +136,7 @@ func (l *life) judge(challenge attest.Challenge, a *answer) {
 	}
 	out, err := attest.Verify(attest.Input{
 		Identity: attest.Identity{
-			AK: m.ak, AcceptHash: []string{m.bank.String()}, AcceptEnc: []string{m.ak.EncAlg()}, AcceptSign: []string{m.ak.SignAlg()},
+			AK: m.ak, AcceptHash: []string{m.bank.String()}, AcceptEnc: []string{m.ak.EncAlg()}, AcceptSign: l.accept,
 		},
 		Challenge: challenge,
 		Evidence: attest.Evidence{
@@ -173,7 +174,10 @@ func eventIDs(v attest.Verdict) []string {
 }
 
 // ask gives the life to the peer.
-func (l *life) ask(p *peer) { p.ask(l.t, l.question) }
+func (l *life) ask(p *peer) {
+	l.question.Agent["accept_tpm_signing_algs"] = l.accept
+	p.ask(l.t, l.question)
+}
 
 // theirs is the peer's answer.
 func (l *life) theirs(p *peer) (rounds [][]string) {
@@ -210,4 +214,4 @@ func rows(t *testing.T) map[string]bool {
 	return subjects
 }
 
-func base64Of(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
+func hexOf(b []byte) string { return hex.EncodeToString(b) }

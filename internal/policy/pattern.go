@@ -206,7 +206,7 @@ func (t *translator) group() error {
 		return t.enter(start, "(?"+m)
 	}
 	if otherFlags.MatchString(rest) {
-		return t.errorAt(start, "a group's flag other than i, m and s is not supported")
+		return t.errorAt(start, "use of other flags in a group than i, m and s is not supported")
 	}
 	return t.errorAt(start, "unknown or global flags in a group")
 }
