@@ -40,10 +40,8 @@ func runtimeText(t testing.TB, parts map[string]any) string {
 
 type digests map[string][]string
 
-// sumOf is the digest that tests give a file of a name.
-func sumOf(name string) string { return hex.EncodeToString(sum(name)) }
-
-func sum(name string) []byte {
+// rawSum is the digest of sum, in binary. Tests give it to a file of a name.
+func rawSum(name string) []byte {
 	s := sha256.Sum256([]byte(name))
 	return s[:]
 }
@@ -62,7 +60,7 @@ func exitCode(err error) int {
 
 func TestDiff(t *testing.T) {
 	t.Parallel()
-	a, b, c := sumOf("a"), sumOf("b"), sumOf("c")
+	a, b, c := sum("a"), sum("b"), sum("c")
 	old := file(t, "old", runtimeText(t, map[string]any{
 		"digests":  digests{"/same": {a, b}, "/dropped": {a}, "/changed": {a, b}},
 		"excludes": []string{"/tmp/", "/var/"}, "ima-buf": digests{"x": {a}}, "release": 1,
@@ -107,8 +105,8 @@ func TestDiff(t *testing.T) {
 
 func TestDiffOfEqualPolicies(t *testing.T) {
 	t.Parallel()
-	text := runtimeText(t, map[string]any{"digests": digests{"/a": {sumOf("a"), sumOf("b")}}})
-	other := runtimeText(t, map[string]any{"digests": digests{"/a": {sumOf("b"), sumOf("a")}}, "release": 7})
+	text := runtimeText(t, map[string]any{"digests": digests{"/a": {sum("a"), sum("b")}}})
+	other := runtimeText(t, map[string]any{"digests": digests{"/a": {sum("b"), sum("a")}}, "release": 7})
 	if out, _, err := tool(t, "diff", file(t, "a", text), file(t, "b", other)); err != nil || out != "no difference\n" {
 		t.Errorf("got %q, %v", out, err)
 	}
@@ -158,7 +156,7 @@ func TestAnalysingRefuses(t *testing.T) {
 
 func TestMerge(t *testing.T) {
 	t.Parallel()
-	a, b := sumOf("a"), sumOf("b")
+	a, b := sum("a"), sum("b")
 	one := file(t, "one", runtimeText(t, map[string]any{"digests": digests{"/x": {a}, "/y": {a}}, "excludes": []string{"/tmp/"}, "keyrings": digests{".ima": {a}}}))
 	two := file(t, "two", runtimeText(t, map[string]any{"digests": digests{"/x": {b, a}}, "excludes": []string{"/tmp/", "/run/"}, "keyrings": digests{".ima": {b}},
 		"ima-buf": digests{"z": {b}}}))
@@ -189,7 +187,7 @@ func TestMergeJoinsKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, errs, err := tool(t, "convert", "-a", file(t, "list", sumOf(name)+" /"+name+"\n"), "-v", file(t, "key.pem", key.PEM()), "-o", "-")
+		out, errs, err := tool(t, "convert", "-a", file(t, "list", sum(name)+" /"+name+"\n"), "-v", file(t, "key.pem", key.PEM()), "-o", "-")
 		if err != nil {
 			t.Fatalf("%v %s", err, errs)
 		}
@@ -224,7 +222,7 @@ func newEvidence(t *testing.T, names []string, beyond ...string) evidence {
 		t.Fatal(err)
 	}
 	for _, name := range names {
-		if _, err := list.Add(name, sum(name)); err != nil {
+		if _, err := list.Add(name, rawSum(name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -233,7 +231,7 @@ func newEvidence(t *testing.T, names []string, beyond ...string) evidence {
 		t.Fatal(err)
 	}
 	for _, name := range beyond {
-		list.Log(name, sum(name))
+		list.Log(name, rawSum(name))
 	}
 	text, _ := list.From(0)
 	return evidence{
@@ -251,7 +249,7 @@ func bootAggregate() string {
 func TestDryRun(t *testing.T) {
 	t.Parallel()
 	e := newEvidence(t, []string{"/usr/bin/a", "/usr/bin/evil", "/usr/bin/b"}, "/usr/bin/late")
-	listed := digests{"boot_aggregate": {bootAggregate()}, "/usr/bin/a": {sumOf("/usr/bin/a")}, "/usr/bin/b": {sumOf("other")}, "/usr/bin/late": {sumOf("/usr/bin/late")}}
+	listed := digests{"boot_aggregate": {bootAggregate()}, "/usr/bin/a": {sum("/usr/bin/a")}, "/usr/bin/b": {sum("other")}, "/usr/bin/late": {sum("/usr/bin/late")}}
 	p := file(t, "policy", runtimeText(t, map[string]any{"digests": listed}))
 	const twoFailures = "ima.validation.ima-ng.not_in_allowlist,ima.validation.ima-ng.runtime_policy_hash"
 	for name, c := range map[string]struct {
@@ -300,7 +298,7 @@ func TestDryRun(t *testing.T) {
 func TestDryRunPasses(t *testing.T) {
 	t.Parallel()
 	e := newEvidence(t, []string{"/usr/bin/a", "/tmp/b"})
-	p := file(t, "policy", runtimeText(t, map[string]any{"digests": digests{"boot_aggregate": {bootAggregate()}, "/usr/bin/a": {sumOf("/usr/bin/a")}}, "excludes": []string{"/tmp/"}}))
+	p := file(t, "policy", runtimeText(t, map[string]any{"digests": digests{"boot_aggregate": {bootAggregate()}, "/usr/bin/a": {sum("/usr/bin/a")}}, "excludes": []string{"/tmp/"}}))
 	out, errs, err := tool(t, "test", p, "--log", e.list, "--quote", e.quote, "--ak", e.ak, "--nonce", "nonce", "--json")
 	if want := "{\n  \"verdict\": \"pass\",\n  \"entries\": 3,\n  \"failures\": []\n}\n"; err != nil || out != want || errs != "" {
 		t.Errorf("%v, messages %q, got %s", err, errs, out)
@@ -352,7 +350,7 @@ func TestExplainPath(t *testing.T) {
 	t.Parallel()
 	p := file(t, "policy", runtimeText(t, map[string]any{
 		"digests": digests{
-			"/usr/bin/tool": {sumOf("tool")}, "/opt/bin/tool": {sumOf("old tool")}, "/usr/lib/libx.so.1.2.3": {sumOf("lib")}, "/usr/bin/zebra": {sumOf("zebra")},
+			"/usr/bin/tool": {sum("tool")}, "/opt/bin/tool": {sum("old tool")}, "/usr/lib/libx.so.1.2.3": {sum("lib")}, "/usr/bin/zebra": {sum("zebra")},
 		},
 		"excludes": []string{"tmp/cache", "/var/log/.*\\.gz$", "/VAR/SPOOL", "/run/user/1000/"},
 	}))
@@ -360,10 +358,10 @@ func TestExplainPath(t *testing.T) {
 		args, verdict string
 		want          []string // lines
 	}{
-		{"--path /usr/bin/tool", accepted, []string{"known digest:    " + sumOf("tool")}},
-		{"--path /usr/bin/tool --digest " + sumOf("tool"), accepted, []string{"the digest is listed for the path"}},
-		{"--path /usr/bin/tool --digest " + sumOf("old tool"), refused, []string{"with other digests", "known digest:    " + sumOf("tool"), "digest is of:    /opt/bin/tool", "nearest path:    /opt/bin/tool (with this digest)"}},
-		{"--path /usr/sbin/tool --digest " + sumOf("tool"), refused, []string{"not listed", "nearest path:    /usr/bin/tool (with this digest)", "digest is of:    /usr/bin/tool"}},
+		{"--path /usr/bin/tool", accepted, []string{"known digest:    " + sum("tool")}},
+		{"--path /usr/bin/tool --digest " + sum("tool"), accepted, []string{"the digest is listed for the path"}},
+		{"--path /usr/bin/tool --digest " + sum("old tool"), refused, []string{"with other digests", "known digest:    " + sum("tool"), "digest is of:    /opt/bin/tool", "nearest path:    /opt/bin/tool (with this digest)"}},
+		{"--path /usr/sbin/tool --digest " + sum("tool"), refused, []string{"not listed", "nearest path:    /usr/bin/tool (with this digest)", "digest is of:    /usr/bin/tool"}},
 		{"--path /usr/lib/libx.so.1.2.4", refused, []string{"nearest path:    /usr/lib/libx.so.1.2.3"}},
 		{"--path /tmp/cache/x", refused, []string{"nearly excluded: tmp/cache: it matches from character 2 on"}},
 		{"--path /var/log/a.gz.part", refused, []string{"it matches the beginning, but asks for the end"}},
@@ -391,7 +389,7 @@ func TestExplainList(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := file(t, "list", string(lines)+"garbage\n")
-	p := file(t, "policy", runtimeText(t, map[string]any{"digests": digests{"boot_aggregate": {bootAggregate()}, "/bin/b": {sumOf("/usr/bin/b")}, "/usr/bin/a": {sumOf("/usr/bin/a")}}}))
+	p := file(t, "policy", runtimeText(t, map[string]any{"digests": digests{"boot_aggregate": {bootAggregate()}, "/bin/b": {sum("/usr/bin/b")}, "/usr/bin/a": {sum("/usr/bin/a")}}}))
 	out, _, err := tool(t, "explain", p, "--log", list, "--json")
 	var got []explanation
 	if jsonErr := json.Unmarshal([]byte(out), &got); jsonErr != nil || exitCode(err) != 1 || len(got) != 2 {
@@ -408,13 +406,13 @@ func TestExplainList(t *testing.T) {
 func TestLearn(t *testing.T) {
 	t.Parallel()
 	e := newEvidence(t, []string{"/usr/bin/a", "/tmp/x", "/usr/bin/known"}, "/usr/bin/late")
-	base := file(t, "base", runtimeText(t, map[string]any{"digests": digests{"/usr/bin/known": {sumOf("/usr/bin/known")}}}))
+	base := file(t, "base", runtimeText(t, map[string]any{"digests": digests{"/usr/bin/known": {sum("/usr/bin/known")}}}))
 	out, errs, err := tool(t, "learn", "--log", e.list, "--quote", e.quote, "--ak", e.ak, "--nonce", "nonce", "-B", base, "-e", file(t, "excludes", "/tmp/\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := file(t, "want", runtimeText(t, map[string]any{
-		"digests":  digests{"boot_aggregate": {bootAggregate()}, "/usr/bin/a": {sumOf("/usr/bin/a")}, "/usr/bin/known": {sumOf("/usr/bin/known")}},
+		"digests":  digests{"boot_aggregate": {bootAggregate()}, "/usr/bin/a": {sum("/usr/bin/a")}, "/usr/bin/known": {sum("/usr/bin/known")}},
 		"excludes": []string{"/tmp/"},
 	}))
 	learned := file(t, "learned", out)
