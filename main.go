@@ -21,6 +21,7 @@ import (
 	"keylime/agent"
 	"keylime/internal/config"
 	"keylime/internal/daemon"
+	"keylime/internal/policytool"
 	"keylime/registrar"
 	"keylime/store"
 	"keylime/store/bolt"
@@ -36,6 +37,7 @@ var aliases = map[string]string{
 	"keylime_registrar": "registrar",
 	"keylime_verifier":  "verifier",
 	"keylime_tenant":    "tenant",
+	"keylime-policy":    "policy",
 }
 
 // run executes one command line and returns the exit status. The first interrupt or SIGTERM ends it in an orderly way,
@@ -61,6 +63,7 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 			verifier.Command(opener(func(db *bolt.DB) store.Verifier { return db })),
 			server(),
 			tenant.Command(),
+			policytool.Command(),
 		},
 		Reader:         in,
 		Writer:         out,

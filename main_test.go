@@ -25,10 +25,12 @@ var imports = []struct {
 	why   string
 }{
 	{"tpm", "", "bottom: structures and cryptography only"},
-	{"ima", "tpm", "replays lists against verified PCRs"},
+	{"internal/uefi", "tpm", "replays event logs against verified PCRs"},
+	{"ima/dm", "", "bottom: a parser of measured texts"},
+	{"ima", "tpm internal/strictjson", "replays lists against verified PCRs; keyrings are JSON"},
 	{"internal/strictjson", "", "bottom: a decoder"},
-	{"internal/policy", "ima tpm internal/strictjson", "compiles what measurements are compared with"},
-	{"internal/attest", "internal/policy ima tpm internal/strictjson", "decides; sees nothing of wire, store or configuration"},
+	{"internal/policy", "ima ima/dm tpm internal/strictjson internal/uefi", "compiles what measurements are compared with"},
+	{"internal/attest", "internal/policy ima ima/dm tpm internal/strictjson internal/uefi", "decides; sees nothing of wire, store or configuration"},
 	{"store", "internal/attest internal/policy tpm", "records hold the core's state and verdict; never wire types"},
 	{"store/bolt", "store internal/attest internal/policy tpm", "one engine; never another"},
 	{"store/storetest", "store internal/attest internal/policy tpm", "the contract of every engine"},
@@ -40,21 +42,26 @@ var imports = []struct {
 	{"internal/notify", "internal/api internal/zmtp", "delivers messages; declares the outbox that it needs"},
 	{"tpm/device", "tpm", "the only package that talks to a TPM"},
 	{"internal/recorded", "", "bottom: test data"},
-	{"internal/fleet", "tpm", "software attesters: they speak as agents do"},
+	{"internal/fleet", "tpm internal/uefi", "software attesters: they speak as agents do, and write logs as firmware does"},
 	{"internal/swtpm", "tpm tpm/device internal/fleet", "a software TPM for the demo and the tests; its measurement list is written as fleet writes one"},
+	{"internal/argparse", "", "bottom: command lines as Python's programs take them"},
+	{"internal/python", "", "bottom: how Python prints values"},
+	{"internal/policytool/collect", "", "bottom: digests of files, whatever they were read from"},
+	{"internal/policytool/unpack", "", "bottom: decompression"},
+	{"internal/policytool", "ima internal/argparse internal/attest internal/config internal/daemon internal/policy internal/policytool/collect internal/policytool/unpack internal/python internal/strictjson internal/uefi tpm", "I/O around policy: files, keys, terminals"},
 	{"internal/daemon", "internal/config", "what the daemons' command lines share"},
 	{"agent", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson internal/zmtp tpm tpm/device", "the attester holds no store and decides nothing"},
 	{"registrar", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson store tpm", "proves AKs; appraises nothing"},
 	{"verifier", "internal/api internal/daemon internal/web internal/config internal/pki internal/notify internal/strictjson internal/attest internal/policy store ima tpm", "appraises; touches no TPM"},
-	{"tenant", "internal/api internal/config internal/daemon internal/pki internal/policy internal/strictjson tpm", "a client; holds no store"},
-	{".", "agent registrar verifier tenant internal/config internal/daemon store store/bolt", "composes the roles"},
+	{"tenant", "internal/api internal/argparse internal/config internal/daemon internal/pki internal/policy internal/python internal/strictjson tpm", "a client; holds no store"},
+	{".", "agent registrar verifier tenant internal/config internal/daemon internal/policytool store store/bolt", "composes the roles"},
 	{"internal/isolated", "", "tests only"},
 	{"internal/e2e", "", "tests only"},
 	{"scripts/demo", "internal/swtpm", "drives the executable as a user would"},
 }
 
 // pure packages decide; they may not reach for the outside world themselves.
-var pure = []string{"tpm", "ima", "internal/policy", "internal/attest", "internal/strictjson"}
+var pure = []string{"tpm", "ima", "ima/dm", "internal/uefi", "internal/policy", "internal/attest", "internal/strictjson"}
 
 var impure = []string{
 	"net", "net/http", "os", "os/exec", "log", "log/slog", "math/rand", "math/rand/v2", "crypto/rand",

@@ -22,13 +22,19 @@ type Entry struct {
 	Digest       []byte // of the file, or of the buffer
 	Name         []byte // path, keyring or name of critical data
 	Signature    []byte // template ima-sig: security.ima, empty when the file has none
-	Buffer       []byte // template ima-buf
+	IsBuffer     bool   // template ima-buf: not a file, but a key or critical data
+	Buffer       []byte // its content
+	Verity       bool   // template ima-ngv2 or ima-sigv2: the digest is fs-verity's
 
 	data []byte // the template data in binary, which PCRs are extended with a hash of
 	// Set by Replay:
+	beyond    bool
 	violation bool
 	expected  []byte // what TemplateHash should be
 }
+
+// Beyond reports whether the entry is newer than the quote, which the entries before it explain already. Set by Replay.
+func (e *Entry) Beyond() bool { return e.beyond }
 
 // Violation reports whether the kernel logged that it could not measure reliably: the file was opened for reading while
 // open for writing, or the other way round. It logs a template hash of zeros then, and extends PCRs with ones. Set by
@@ -55,7 +61,11 @@ func (e *Entry) BufferMatches() bool {
 
 // Parser reads lines. Its buffers are reused: once they have grown, reading allocates nothing.
 type Parser struct {
+	// Extended: the templates of newer kernels are read too.
+	Extended bool
+
 	entry   Entry
+	custom  layout // the last one that a line described by its format
 	decoded []byte // binary of the line's hex fields
 	data    []byte
 }
@@ -86,7 +96,11 @@ func (p *Parser) Parse(line []byte) (*Entry, error) {
 		return nil, fmt.Errorf("template hash %q is not hexadecimal", clip(hash))
 	}
 	layout, ok := templates[string(name)]
-	if !ok {
+	if !ok && p.Extended {
+		if layout, err = p.extendedLayout(name); err != nil {
+			return nil, err
+		}
+	} else if !ok {
 		return nil, fmt.Errorf("unknown template %q", clip(name))
 	}
 	p.entry.Template = layout.name

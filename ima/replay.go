@@ -19,21 +19,43 @@ type Replayed struct {
 	Entries int // lines that are not empty
 }
 
+// Format is what a list looks like.
+type Format struct {
+	TemplateHash tpm.Hash // algorithm of the template hashes
+	Extended     bool     // see Parser
+}
+
 // Replay computes PCR 10 from a measurement list and looks for the quoted value: each entry extends the running value
 // with the hash of its data in the quote's bank. start is the running value before the list's first line; nil stands
 // for that after a reset, zeros.
 //
 // visit is called for each entry in order, those after the match included; the entry is valid during the call. For a
 // line that is no valid entry err says why, and of the entry only Line and Text are set. Such a line extends nothing, so
-// that a list that holds one usually does not match. logHash is the algorithm of the list's template hashes.
-func Replay(list, start []byte, quoted tpm.VerifiedPCRs, logHash tpm.Hash, visit func(e *Entry, err error)) Replayed {
+// that a list that holds one usually does not match.
+func Replay(list, start []byte, quoted tpm.VerifiedPCRs, format Format, visit func(e *Entry, err error)) Replayed {
 	want, ok := quoted.PCR(tpm.PCRIma)
 	if !ok {
 		return Replayed{}
 	}
-	x := newExtender(quoted.Bank(), logHash, start)
+	return newExtender(quoted.Bank(), format.TemplateHash, start).replay(list, want, format.Extended, visit)
+}
+
+// Rehearse is Replay of a whole list, in a bank, against a value that nobody signed: for trying policies out, and never
+// to appraise a machine. With claimed nil the value that the list comes to is taken as given, and all of the list as
+// proven. It returns that value besides.
+func Rehearse(list, claimed []byte, bank tpm.Hash, format Format, visit func(e *Entry, err error)) (Replayed, []byte) {
+	x := newExtender(bank, format.TemplateHash, nil)
+	result := x.replay(list, claimed, format.Extended, visit)
+	if claimed == nil {
+		result.Matched, result.Proven = true, result.Lines
+	}
+	return result, bytes.Clone(x.value())
+}
+
+// replay extends with each entry of the list, and looks for the value.
+func (x *extender) replay(list, want []byte, extended bool, visit func(e *Entry, err error)) Replayed {
 	result := Replayed{Matched: bytes.Equal(x.value(), want)}
-	var p Parser
+	p := Parser{Extended: extended}
 	for number := 1; len(list) > 0; number++ {
 		line, rest, _ := bytes.Cut(list, lineFeed)
 		list = rest
@@ -47,7 +69,7 @@ func Replay(list, start []byte, quoted tpm.VerifiedPCRs, logHash tpm.Hash, visit
 			visit(&Entry{Line: number, Text: line}, err)
 			continue
 		}
-		e.Line, e.Text = number, line
+		e.Line, e.Text, e.beyond = number, line, result.Matched
 		if x.extend(e); !result.Matched && bytes.Equal(x.value(), want) {
 			result.Matched, result.Proven = true, number
 		}

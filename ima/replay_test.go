@@ -86,7 +86,7 @@ func TestReplayMatchesQuotes(t *testing.T) {
 			}
 			want := Replayed{Matched: true, Proven: len(lines), Lines: len(lines), Entries: len(lines)}
 			visited := 0
-			got := Replay(list(lines...), nil, p.quote(t), tpm.SHA1, func(e *Entry, err error) {
+			got := Replay(list(lines...), nil, p.quote(t), Format{TemplateHash: tpm.SHA1}, func(e *Entry, err error) {
 				visited++
 				if err != nil || e.Line != visited || !bytes.Equal(e.Text, lines[visited-1]) {
 					t.Errorf("visit %d: %+v, %v", visited, e, err)
@@ -111,12 +111,12 @@ func TestReplayFindsTheQuotedPart(t *testing.T) {
 		if covered > 0 {
 			p.measure(t, lines[covered-1])
 		}
-		got := Replay(list(lines...), nil, p.quote(t), tpm.SHA1, ignore)
+		got := Replay(list(lines...), nil, p.quote(t), Format{TemplateHash: tpm.SHA1}, ignore)
 		if want := (Replayed{true, covered, len(lines), len(lines)}); got != want {
 			t.Errorf("%d lines covered: got %+v", covered, got)
 		}
 	}
-	if got := Replay(list(lines[1:]...), nil, p.quote(t), tpm.SHA1, ignore); got.Matched {
+	if got := Replay(list(lines[1:]...), nil, p.quote(t), Format{TemplateHash: tpm.SHA1}, ignore); got.Matched {
 		t.Error("a list without its first line matches")
 	}
 }
@@ -133,7 +133,7 @@ func TestReplayGoesOn(t *testing.T) {
 	}
 	quoted := p.quote(t)
 	for n, middle := range middles {
-		got := Replay(list(lines[n:]...), middle, quoted, tpm.SHA1, ignore)
+		got := Replay(list(lines[n:]...), middle, quoted, Format{TemplateHash: tpm.SHA1}, ignore)
 		if want := (Replayed{true, len(lines) - n, len(lines) - n, len(lines) - n}); got != want {
 			t.Errorf("from line %d: got %+v", n, got)
 		}
@@ -155,7 +155,7 @@ func TestReplayNoticesEachChange(t *testing.T) {
 			changed[n] = slices.Clone(line)
 			changed[n][i] ^= 1
 			refused := false
-			got := Replay(list(changed...), nil, quoted, tpm.SHA1, func(e *Entry, err error) {
+			got := Replay(list(changed...), nil, quoted, Format{TemplateHash: tpm.SHA1}, func(e *Entry, err error) {
 				refused = refused || err != nil || !e.TemplateHashMatches() || e.PCR != tpm.PCRIma
 			})
 			// The template hash is what a line says of itself: it is compared, and not part of what is extended.
@@ -185,7 +185,7 @@ func TestOnlyTrueViolationsReplay(t *testing.T) {
 		p.measure(t, line)
 		forged := bytes.Replace(line, hash, []byte(c.digits), 1)
 		accepted := false
-		got := Replay(list(forged), nil, p.quote(t), tpm.SHA1, func(e *Entry, err error) {
+		got := Replay(list(forged), nil, p.quote(t), Format{TemplateHash: tpm.SHA1}, func(e *Entry, err error) {
 			accepted = e.Violation() || e.TemplateHashMatches()
 		})
 		if got.Matched != c.matches || accepted != c.accepted {
@@ -203,7 +203,7 @@ func TestReplayPassesOverBadLines(t *testing.T) {
 	other := append([]byte("11"), lines[2][2:]...) // of another PCR
 	text := list(lines[0], nil, []byte("garbage"), other, lines[1], nil)
 	var bad []string
-	got := Replay(text, nil, p.quote(t), tpm.SHA1, func(e *Entry, err error) {
+	got := Replay(text, nil, p.quote(t), Format{TemplateHash: tpm.SHA1}, func(e *Entry, err error) {
 		if err != nil {
 			bad = append(bad, fmt.Sprintf("line %d %q: %v", e.Line, e.Text, err))
 		} else if e.PCR != tpm.PCRIma {
@@ -224,7 +224,7 @@ func TestReplayPassesOverBadLines(t *testing.T) {
 
 func TestReplayWithoutPCR10ProvesNothing(t *testing.T) {
 	t.Parallel()
-	if got := Replay(nil, nil, tpm.VerifiedPCRs{}, tpm.SHA1, ignore); got != (Replayed{}) {
+	if got := Replay(nil, nil, tpm.VerifiedPCRs{}, Format{TemplateHash: tpm.SHA1}, ignore); got != (Replayed{}) {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -244,7 +244,7 @@ func TestReplayRecordedBoot(t *testing.T) {
 		if got := hex.EncodeToString(p.tpm.PCR(bank, tpm.PCRIma)); got != want {
 			t.Fatalf("the test itself computes %s, want %s", got, want)
 		}
-		got := Replay(text, nil, p.quote(t), tpm.SHA1, func(e *Entry, err error) {
+		got := Replay(text, nil, p.quote(t), Format{TemplateHash: tpm.SHA1}, func(e *Entry, err error) {
 			if err != nil || !e.TemplateHashMatches() {
 				t.Errorf("line %d: %v", e.Line, err)
 			}

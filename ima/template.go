@@ -16,6 +16,7 @@ type layout struct {
 // field reads one field's text into the parser's entry and appends its binary form to the template data.
 type field func(p *Parser, text []byte) error
 
+// templates are those that Keylime always knows.
 var templates = map[string]layout{
 	"ima":     {"ima", []field{fieldD, fieldN}},
 	"ima-ng":  {"ima-ng", []field{fieldDNG, fieldNNG}},
@@ -58,38 +59,49 @@ func fieldDNG(p *Parser, text []byte) error {
 	}
 	e := &p.entry
 	p.appendLength(len(e.Alg) + 2 + len(e.Digest))
-	p.data = append(p.data, e.Alg...)
-	p.data = append(p.data, ':', 0)
-	p.data = append(p.data, e.Digest...)
+	p.appendDigest(e.Alg, e.Digest)
 	return nil
+}
+
+// appendDigest writes algorithm, colon, NUL, digest.
+func (p *Parser) appendDigest(alg, digest []byte) {
+	p.data = append(p.data, alg...)
+	p.data = append(p.data, ':', 0)
+	p.data = append(p.data, digest...)
 }
 
 // fieldNNG is a name that ends with a NUL.
 func fieldNNG(p *Parser, text []byte) error {
 	p.entry.Name = text
+	p.appendText(text)
+	return nil
+}
+
+// appendText writes a text with its length, and the NUL that is part of it.
+func (p *Parser) appendText(text []byte) {
 	p.appendLength(len(text) + 1)
 	p.data = append(p.data, text...)
 	p.data = append(p.data, 0)
-	return nil
 }
 
 // fieldSig is the file's security.ima attribute, often empty.
 func fieldSig(p *Parser, text []byte) (err error) {
-	p.entry.Signature, err = p.readBytes(text)
+	p.entry.Signature, err = p.readBytes("signature", text)
 	return err
 }
 
 // fieldBuf is a buffer: a key or critical data.
 func fieldBuf(p *Parser, text []byte) (err error) {
-	p.entry.Buffer, err = p.readBytes(text)
+	p.entry.IsBuffer = true
+	p.entry.Buffer, err = p.readBytes("buffer", text)
 	return err
 }
 
 // readBytes is a field of bytes in hex, with a length before them in binary.
-func (p *Parser) readBytes(text []byte) ([]byte, error) {
+func (p *Parser) readBytes(what string, text []byte) ([]byte, error) {
 	b, err := p.unhex(text)
 	if err != nil {
-		return nil, fmt.Errorf("last field is not hexadecimal: %w", err)
+		return nil, fmt.Errorf("%s is not hexadecimal: %w", what, err)
 	}
 	p.appendLength(len(b))
 	p.data = append(p.data, b...)

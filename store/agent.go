@@ -52,6 +52,7 @@ type AgentSpec struct {
 	Metadata               string // JSON text, opaque
 	RuntimePolicy          string // policy names; "" = none
 	MeasuredBootPolicy     string
+	PCRPolicy              string `json:",omitempty"` // holds beside TPMPolicy, which then only adds to the PCRs asked for
 	IMAKeyring             string // ima_sign_verification_keys as supplied
 	RevocationKey          string // PEM or ""
 	AcceptHash             []string
@@ -64,10 +65,15 @@ type AgentSpec struct {
 
 // PolicyName is the name of the agent's policy of that kind; "" when it has none.
 func (s AgentSpec) PolicyName(kind PolicyKind) string {
-	if kind == RuntimePolicy {
+	switch kind {
+	case RuntimePolicy:
 		return s.RuntimePolicy
+	case MeasuredBootPolicy:
+		return s.MeasuredBootPolicy
+	case PCRPolicy:
+		return s.PCRPolicy
 	}
-	return s.MeasuredBootPolicy
+	return ""
 }
 
 // Clone returns a copy that shares no slice with s.
@@ -92,5 +98,6 @@ type AgentStatus struct {
 	LastFailure              string // JSON context of that event
 	RuntimePolicyDigest      string // which policy version judged the last round
 	MeasuredBootPolicyDigest string
+	PCRPolicyDigest          string `json:",omitempty"`
 	Run                      string // names the run of a verifier that did the last round
 }

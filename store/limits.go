@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"slices"
 	"time"
 	"unicode/utf8"
 )
@@ -16,6 +17,7 @@ const (
 	MaxStatus       = 256 << 10 // one agent's status
 	MaxState        = 1 << 20   // one attest.State, encoded
 	MaxPolicy       = 128 << 20 // one policy's text
+	MaxPolicyKeys   = 64 << 10  // the keys that one policy is signed with
 	MaxMessage      = 1 << 20   // one event
 )
 
@@ -35,8 +37,8 @@ func (r Registration) Check() error {
 // Check returns ErrInvalid or ErrTooLarge, wrapped, when a cannot be kept.
 func (a Agent) Check() error {
 	s, n := a.Spec, tally{}
-	n.text(s.VerifierID, s.VerifierIP, s.IP, s.TPMPolicy, s.Metadata, s.RuntimePolicy, s.MeasuredBootPolicy, s.IMAKeyring,
-		s.RevocationKey, s.MTLSCert)
+	n.text(s.VerifierID, s.VerifierIP, s.IP, s.TPMPolicy, s.Metadata, s.RuntimePolicy, s.MeasuredBootPolicy, s.PCRPolicy,
+		s.IMAKeyring, s.RevocationKey, s.MTLSCert)
 	n.text(s.AcceptHash...)
 	n.text(s.AcceptEnc...)
 	n.text(s.AcceptSign...)
@@ -49,11 +51,17 @@ func (a Agent) Check() error {
 func (r Round) Check(agentID string) error {
 	s, n := r.Status, tally{}
 	n.text(s.APIVersion, s.PubKey, s.HashAlg, s.EncAlg, s.SignAlg, s.LastEventID, s.LastFailure, s.RuntimePolicyDigest,
-		s.MeasuredBootPolicyDigest, s.Run)
+		s.MeasuredBootPolicyDigest, s.PCRPolicyDigest, s.Run)
 	state := tally{}
 	state.data(r.State.PCR10)
 	for name, keyring := range r.State.Keyrings {
 		state.text(name, keyring)
+	}
+	if dm := r.State.DeviceMapper; dm != nil {
+		state.text(dm.Policy)
+		for name, d := range dm.Devices {
+			state.text(name, d.Table, d.Rule)
+		}
 	}
 	err := first(n.check(MaxStatus, "status of %q", agentID), state.check(MaxState, "attestation state of %q", agentID))
 	for _, e := range r.Events {
@@ -74,15 +82,20 @@ func (e Event) check(agentID string) error {
 
 // Check returns ErrInvalid or ErrTooLarge, wrapped, when p cannot be kept.
 func (p Policy) Check() error {
-	if p.Kind != RuntimePolicy && p.Kind != MeasuredBootPolicy {
+	if !slices.Contains(PolicyKinds(), p.Kind) {
 		return fmt.Errorf("policy kind %q: %w", p.Kind, ErrInvalid)
 	}
 	if p.Name == "" {
 		return fmt.Errorf("%s policy without a name: %w", p.Kind, ErrInvalid)
 	}
-	n := tally{}
-	n.data(p.Text)
-	return first(checkName("policy name", p.Name), n.check(MaxPolicy, "policy %q", p.Name))
+	text, previous, keys := tally{}, tally{}, tally{}
+	text.data(p.Text)
+	keys.text(p.Keys)
+	if p.Previous != nil {
+		previous.data(p.Previous.Text)
+	}
+	return first(checkName("policy name", p.Name), text.check(MaxPolicy, "policy %q", p.Name),
+		previous.check(MaxPolicy, "previous text of policy %q", p.Name), keys.check(MaxPolicyKeys, "keys of policy %q", p.Name))
 }
 
 func checkID(id string) error {

@@ -56,14 +56,17 @@ type Schedule interface {
 type Policies interface {
 	// Policy returns a named policy. ErrNotFound, ErrDamaged.
 	Policy(ctx context.Context, kind PolicyKind, name string) (Policy, error)
-	// PolicyDigest returns the digest of a named policy without reading its text: cheap enough for every round.
-	// ErrNotFound, ErrDamaged.
-	PolicyDigest(ctx context.Context, kind PolicyKind, name string) (string, error)
+	// PolicyHead returns a named policy without its texts, which are nil: cheap enough for every round. ErrNotFound,
+	// ErrDamaged.
+	PolicyHead(ctx context.Context, kind PolicyKind, name string) (Policy, error)
+	// PolicyKeys lists the different values of Keys of one kind's policies, without "".
+	PolicyKeys(ctx context.Context, kind PolicyKind) ([]string, error)
 	// PolicyNames lists the names of one kind.
 	PolicyNames(ctx context.Context, kind PolicyKind) ([]string, error)
 	// AddPolicy stores a new policy. ErrExists, ErrInvalid, ErrTooLarge.
 	AddPolicy(ctx context.Context, p Policy) error
-	// UpdatePolicy replaces a policy. ErrNotFound, ErrInvalid, ErrTooLarge.
+	// UpdatePolicy replaces a policy, all of it. Unless p.Rev is 0, only when it still has that revision: ErrConflict.
+	// ErrNotFound, ErrInvalid, ErrTooLarge.
 	UpdatePolicy(ctx context.Context, p Policy) error
 	// DeletePolicy removes a policy. ErrNotFound; ErrInUse, as an InUse.
 	DeletePolicy(ctx context.Context, kind PolicyKind, name string) error

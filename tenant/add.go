@@ -150,8 +150,9 @@ func (t *tenant) enrolRequest(e *enrolment, o *options) api.EnrolRequest {
 		AgentIP: &host, AgentPort: e.agent.port,
 		VerifierIP: &t.verifier.host, VerifierPort: json.RawMessage(strconv.Quote(strconv.Itoa(t.verifier.port))),
 		TPMPolicy:     &e.appraisal.tpmPolicy,
-		RuntimePolicy: &e.appraisal.runtimePolicy, RuntimePolicyName: &e.appraisal.runtimePolicyName, RuntimePolicyKey: &empty,
-		MBPolicy: e.appraisal.mbPolicy, MBPolicyName: &e.appraisal.mbPolicyName,
+		RuntimePolicy: &e.appraisal.runtimePolicy, RuntimePolicyName: &e.appraisal.runtimePolicyName, RuntimePolicyKey: &e.appraisal.runtimePolicyKey,
+		TPMPolicyName: orNil(e.appraisal.pcrPolicyName),
+		MBPolicy:      e.appraisal.mbPolicy, MBPolicyName: &e.appraisal.mbPolicyName,
 		IMAVerificationKey: &empty,
 		Metadata:           &e.delivery.metadata,
 		RevocationKey:      &e.delivery.revocationKey,
@@ -164,6 +165,14 @@ func (t *tenant) enrolRequest(e *enrolment, o *options) api.EnrolRequest {
 		req.V = &v
 	}
 	return req
+}
+
+// orNil keeps what upstream does not know out of requests that do without it.
+func orNil(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
 
 // confirm waits until the verifier shows the agent.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"keylime/internal/pki"
+	"keylime/internal/python"
 )
 
 // notifier is the name of the certificate that signs revocation messages to agents with a certificate package.
@@ -156,5 +157,5 @@ func certificateMetadata(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return pythonJSON.render(metadata)
+	return python.JSON.Render(metadata)
 }

@@ -47,6 +47,7 @@ func nativeCommands() []*cli.Command {
 	groups := map[string]*cli.Command{
 		"runtime-policy": policyGroup("runtime-policy", "keep runtime policies at the verifier: what files may be, for many agents"),
 		"mb-policy":      policyGroup("mb-policy", "keep measured-boot policies at the verifier"),
+		"pcr-policy":     policyGroup("pcr-policy", "keep PCR policies at the verifier: digests that PCRs must have, for many agents"),
 	}
 	var list []*cli.Command
 	for _, c := range commands() {
@@ -67,26 +68,47 @@ func nativeCommands() []*cli.Command {
 func (c command) native(name string) *cli.Command {
 	flags := join(c.flags, everywhere())
 	description := strings.TrimSpace(c.long + "\n\nExample:\n  " + strings.TrimSpace("keylime tenant "+c.path+" "+c.example) + "\n\n" + exitCodes)
+	usageText := "keylime tenant " + c.path + " [flags]"
+	if c.named != nil {
+		usageText = "keylime tenant " + c.path + " NAME [flags]"
+	}
 	return &cli.Command{
 		Name:        name,
 		Usage:       c.brief,
-		UsageText:   "keylime tenant " + c.path + " [flags]",
+		UsageText:   usageText,
 		Description: description,
 		Flags:       cliFlags(flags),
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
 			return usage("`keylime tenant "+c.path+" --help` lists the flags", "%w", err)
 		},
 		Action: func(cc *cli.Context) error {
-			if cc.Args().Present() {
-				return usage("`keylime tenant "+c.path+" --help` lists the flags", "unexpected argument %q", cc.Args().First())
-			}
 			o := options{configFile: cc.String("config")}
 			for _, f := range flags {
 				f.take(cc, &o)
 			}
+			if err := c.takeArguments(cc.Args().Slice(), flags, &o); err != nil {
+				return err
+			}
 			return c.execute(cc.Context, &o, streamsOf(cc))
 		},
 	}
+}
+
+// takeArguments reads what follows the flags: the name of what the command is about, where it is about something, and
+// more flags.
+func (c command) takeArguments(args []string, flags flagSet, o *options) error {
+	hint := "`keylime tenant " + c.path + " --help` lists the flags"
+	loose, err := flags.parse(args, o)
+	if err != nil {
+		return usage(hint, "%w", err)
+	}
+	if len(loose) > 0 && c.named != nil && *c.named(o) == "" {
+		*c.named(o), loose = loose[0], loose[1:]
+	}
+	if len(loose) > 0 {
+		return usage(hint, "unexpected argument %q", loose[0])
+	}
+	return nil
 }
 
 func cliFlags(set flagSet) []cli.Flag {

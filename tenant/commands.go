@@ -22,10 +22,12 @@ type command struct {
 	upstream string // value of upstream's -c
 	flags    flagSet
 	ofAgent  bool // is about one agent, which must be named
-	brief    string
-	long     string // more, for the help
-	example  string // arguments after `keylime tenant PATH`
-	run      func(context.Context, *tenant, *options) (report, error)
+	// named is where the name of what the command is about goes, which may stand without its flag; nil: no such thing.
+	named   func(*options) *string
+	brief   string
+	long    string // more, for the help
+	example string // arguments after `keylime tenant PATH`
+	run     func(context.Context, *tenant, *options) (report, error)
 }
 
 // commands are all commands, in the order of the help.
@@ -88,9 +90,11 @@ func agentCommands() []command {
 }
 
 func policyCommands() []command {
-	return append(
-		runtimePolicies().commands(runtimePolicyFlags(), runtimePolicyNameFlag(), "--runtime-policy-name production", "--runtime-policy policy.json"),
-		measuredBootPolicies().commands(mbPolicyFlags(), mbPolicyNameFlag(), "--mb-policy-name laptops", "--mb-policy boot.json")...)
+	runtime := runtimePolicies().commands(runtimePolicyFlags(), runtimePolicyNameFlag(), "--runtime-policy-name production", "--runtime-policy policy.json")
+	return slices.Concat(
+		withRollout(runtime),
+		measuredBootPolicies().commands(mbPolicyFlags(), mbPolicyNameFlag(), "--mb-policy-name laptops", "--mb-policy boot.json"),
+		pcrPolicies().commands(pcrPolicyFlags(), pcrPolicyNameFlag(), "--pcr-policy-name laptops", "--pcr-policy pcrs.json"))
 }
 
 // commands are those on one kind of policies. text and name are the flags that give a policy's text and its name.
@@ -105,8 +109,35 @@ func (k policyKind) commands(text, name flagSet, exampleName, exampleText string
 	for i, c := range list {
 		list[i].path, list[i].upstream = k.command+" "+c.path, c.path+strings.ReplaceAll(k.command, "-", "")
 		list[i].flags = join(c.flags, verifierFlags())
+		if c.path != "list" {
+			list[i].named = k.name
+		}
 	}
 	return list
+}
+
+// withRollout lets a new version of a runtime policy be checked first, and its update go in stages.
+func withRollout(list []command) []command {
+	i := slices.IndexFunc(list, func(c command) bool { return c.path == "runtime-policy update" })
+	at, now := &list[i], list[i].run
+	at.flags = join(at.flags, stageFlags())
+	at.long = "With --stage the present text counts beside the new one for a while, so that machines can be brought up to date one\n" +
+		"after the other. Then the new one counts alone; nobody has to do anything for it. What an agent had accepted stays\n" +
+		"accepted until its machine starts anew."
+	at.run = func(ctx context.Context, t *tenant, o *options) (report, error) {
+		if o.stage {
+			return stageUpdate(ctx, t, o)
+		}
+		return now(ctx, t, o)
+	}
+	return append(list, command{
+		path: "runtime-policy check", upstream: "checkruntimepolicy", run: checkPolicy, named: at.named,
+		flags: join(runtimePolicyFlags(), runtimePolicyNameFlag(), verifierFlags()),
+		brief: "show which agents would fail by a proposed text",
+		long: "Each agent that uses the policy is asked for fresh evidence, and all that it measured is judged by the proposed text.\n" +
+			"Nothing is changed. Exit code 1: some would fail; 5: none would, but some did not answer.",
+		example: "production --runtime-policy policy.json",
+	})
 }
 
 // upstreamCommand finds the command that a value of -c names.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"keylime/internal/api"
+	"keylime/internal/python"
 )
 
 // The lines that keylime_tenant prints about one agent. Scripts look for them word by word.
@@ -14,14 +15,14 @@ func (r agentReport) upstream(j *journal) {
 	if r.unregistered {
 		status := fmt.Sprintf("Agent %s does not exist on registrar %s port %d.", r.agent, r.at.registrarHost, r.at.registrarPort)
 		j.info("Agent %s does not exist on the registrar. Please register the agent with the registrar.", r.agent)
-		j.info("%s", pythonJSON.of(answer{404, status, struct{}{}}))
+		j.info("%s", python.JSON.Of(answer{404, status, struct{}{}}))
 	}
 	if r.registrar != nil {
 		r.upstreamRegistrar(j)
 	}
 	if r.verifier != nil {
 		j.info("Agent Info from %s:", r.at.verifierTitle())
-		j.bare(pythonJSON.of(map[string]any{r.agent: upstreamStatus(r.verifier, r.push)}))
+		j.bare(python.JSON.Of(map[string]any{r.agent: upstreamStatus(r.verifier, r.push)}))
 	}
 }
 
@@ -49,9 +50,9 @@ func (r agentReport) upstreamRegistrar(j *journal) {
 	title := r.at.registrarTitle()
 	status := fmt.Sprintf("Agent %s exists on registrar %s port %d.", r.agent, r.at.registrarHost, r.at.registrarPort)
 	j.info("Status from %s: %s", title, status)
-	j.info("%s", pythonJSON.of(answer{200, status, info}))
+	j.info("%s", python.JSON.Of(answer{200, status, info}))
 	j.info("Agent Info from %s:", title)
-	j.bare(pythonJSON.of(info))
+	j.bare(python.JSON.Of(info))
 }
 
 // answer is an envelope as upstream prints it.

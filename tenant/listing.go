@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"keylime/internal/api"
+	"keylime/internal/python"
 )
 
 // ids is a list of agents.
@@ -60,9 +61,9 @@ func (l ids) program() any {
 func (l ids) upstream(j *journal) {
 	if !l.verifier {
 		results := map[string][]string{"uuids": append([]string{}, l.list...)}
-		j.info("From registrar %s port %d retrieved %s\n", l.at.registrarHost, l.at.registrarPort, pythonJSON.of(answer{200, "Success", results}))
+		j.info("From registrar %s port %d retrieved %s\n", l.at.registrarHost, l.at.registrarPort, python.JSON.Of(answer{200, "Success", results}))
 		j.info("Agent list from %s retrieved: ", l.at.registrarTitle())
-		j.bare(pythonJSON.of(results))
+		j.bare(python.JSON.Of(results))
 		return
 	}
 	nested := make([][]string, 0, len(l.list))
@@ -70,9 +71,9 @@ func (l ids) upstream(j *journal) {
 		nested = append(nested, []string{id})
 	}
 	results := map[string][][]string{"uuids": nested}
-	j.info("From verifier %s port %d retrieved: \"%s\"\n", l.at.verifierHost, l.at.verifierPort, pythonRepr.of(answer{200, "Success", results}))
+	j.info("From verifier %s port %d retrieved: \"%s\"\n", l.at.verifierHost, l.at.verifierPort, python.Repr.Of(answer{200, "Success", results}))
 	j.info("Agent list from %s retrieved: ", l.at.verifierTitle())
-	j.bare(pythonJSON.of(results))
+	j.bare(python.JSON.Of(results))
 }
 
 // roster is the status of all agents of a verifier.
@@ -138,5 +139,5 @@ func (f roster) upstream(j *journal) {
 		info[a.agent] = upstreamStatus(a.verifier, false)
 	}
 	j.info("Bulk Agent Info:")
-	j.bare(pythonJSON.of(info))
+	j.bare(python.JSON.Of(info))
 }

@@ -2,7 +2,6 @@ package tenant
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,9 +9,10 @@ import (
 	"strings"
 
 	"keylime/internal/api"
+	"keylime/internal/python"
 )
 
-// policyKind is one of the two kinds of named policies that a verifier keeps. Its functions are the calls for them.
+// policyKind is one of the kinds of named policies that a verifier keeps. Its functions are the calls for them.
 type policyKind struct {
 	title    string // for messages
 	command  string // the native command
@@ -20,7 +20,7 @@ type policyKind struct {
 	shown    string // what keylime_tenant says before the answer to show
 	listed   string // and before the answer to list
 
-	name   func(*options) string
+	name   func(*options) *string                                        // where the command line has it
 	upload func(ctx context.Context, t *tenant, o *options) (any, error) // the body for add and update
 	add    func(ctx context.Context, c *api.VerifierClient, v, name string, body any) error
 	update func(ctx context.Context, c *api.VerifierClient, v, name string, body any) error
@@ -33,17 +33,11 @@ func runtimePolicies() policyKind {
 	return policyKind{
 		title: "runtime policy", command: "runtime-policy", nameFlag: "--runtime-policy-name",
 		shown: "Show allowlist command response", listed: "list command response",
-		name: func(o *options) string { return o.runtimePolicyName },
+		name: func(o *options) *string { return &o.runtimePolicyName },
 		upload: func(ctx context.Context, t *tenant, o *options) (any, error) {
-			text, err := t.runtimePolicy(ctx, o)
-			if err != nil {
-				return nil, err
-			}
-			if text == nil {
-				return nil, usage("give --runtime-policy FILE or --runtime-policy-url URL", "no runtime policy given")
-			}
-			encoded, mask, noKey := base64.StdEncoding.EncodeToString(text), `{"mask": "0x400"}`, ""
-			return api.RuntimePolicyUpload{RuntimePolicy: &encoded, RuntimePolicyKey: &noKey, TPMPolicy: &mask}, nil
+			text, key, err := t.proposal(ctx, o)
+			mask := `{"mask": "0x400"}`
+			return api.RuntimePolicyUpload{RuntimePolicy: &text, RuntimePolicyKey: &key, TPMPolicy: &mask}, err
 		},
 		add: func(ctx context.Context, c *api.VerifierClient, v, name string, body any) error {
 			return c.AddRuntimePolicy(ctx, v, name, body.(api.RuntimePolicyUpload))
@@ -68,7 +62,7 @@ func measuredBootPolicies() policyKind {
 	return policyKind{
 		title: "measured-boot policy", command: "mb-policy", nameFlag: "--mb-policy-name",
 		shown: "showmbpolicy command response", listed: "listmbpolicy command response",
-		name: func(o *options) string { return o.mbPolicyName },
+		name: func(o *options) *string { return &o.mbPolicyName },
 		upload: func(_ context.Context, t *tenant, o *options) (any, error) {
 			if o.mbPolicy == "" {
 				return nil, usage("give --mb-policy FILE", "no measured-boot policy given")
@@ -95,12 +89,44 @@ func measuredBootPolicies() policyKind {
 	}
 }
 
+// pcrPolicies are an extension: upstream's verifier has none.
+func pcrPolicies() policyKind {
+	return policyKind{
+		title: "PCR policy", command: "pcr-policy", nameFlag: "--pcr-policy-name",
+		shown: "showpcrpolicy command response", listed: "listpcrpolicy command response",
+		name: func(o *options) *string { return &o.pcrPolicyName },
+		upload: func(_ context.Context, _ *tenant, o *options) (any, error) {
+			if o.pcrPolicy == "" {
+				return nil, usage("give --pcr-policy FILE", "no PCR policy given")
+			}
+			text, err := pcrPolicy(o.pcrPolicy)
+			return api.PCRPolicyUpload{TPMPolicy: &text}, err
+		},
+		add: func(ctx context.Context, c *api.VerifierClient, v, name string, body any) error {
+			return c.AddPCRPolicy(ctx, v, name, body.(api.PCRPolicyUpload))
+		},
+		update: func(ctx context.Context, c *api.VerifierClient, v, name string, body any) error {
+			return c.UpdatePCRPolicy(ctx, v, name, body.(api.PCRPolicyUpload))
+		},
+		get: func(ctx context.Context, c *api.VerifierClient, v, name string) (any, error) {
+			return c.PCRPolicy(ctx, v, name)
+		},
+		list: func(ctx context.Context, c *api.VerifierClient, v string) ([]string, any, error) {
+			n, err := c.PCRPolicies(ctx, v)
+			return n.Names, n, err
+		},
+		remove: func(ctx context.Context, c *api.VerifierClient, v, name string) error {
+			return c.DeletePCRPolicy(ctx, v, name)
+		},
+	}
+}
+
 // named is an action on policies, at a verifier that speaks version v.
 type named func(ctx context.Context, c *api.VerifierClient, v, name string) (policyReport, error)
 
 // theName is the policy that a command is about.
 func (k policyKind) theName(o *options) (string, error) {
-	name := k.name(o)
+	name := *k.name(o)
 	if name == "" {
 		return "", usage("give "+k.nameFlag+"; `keylime tenant "+k.command+" list` shows the names there are", "no %s named", k.title)
 	}
@@ -232,6 +258,8 @@ func policyText(record any) string {
 	switch r := record.(type) {
 	case api.RuntimePolicyRecord:
 		return r.RuntimePolicy
+	case api.PCRPolicyRecord:
+		return r.TPMPolicy
 	case api.MBPolicyRecord:
 		if r.MBPolicy != nil {
 			return *r.MBPolicy
@@ -271,8 +299,8 @@ func (p policyReport) upstream(j *journal) {
 		j.bare("{}")
 		return
 	}
-	j.bare(pythonRepr.of(p.answer))
+	j.bare(python.Repr.Of(p.answer))
 	if p.refused() {
-		j.log("ERROR", "%s", pythonRepr.of(p.answer))
+		j.log("ERROR", "%s", python.Repr.Of(p.answer))
 	}
 }

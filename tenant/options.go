@@ -33,8 +33,11 @@ type options struct {
 
 	// What it must be.
 	runtimePolicy, runtimePolicyURL, runtimePolicyChecksum string
-	runtimePolicyName                                      string
+	runtimePolicyName, runtimePolicyKey                    string
 	mbPolicy, mbPolicyName                                 string
+	pcrPolicy, pcrPolicyName                               string
+	stage                                                  bool
+	stageFor                                               string
 	tpmPolicy                                              string
 
 	// Flags of upstream that are not supported, or only under another name.
@@ -44,7 +47,6 @@ type options struct {
 // retiredFlags are upstream's deprecated flags, and those that this release does not implement: the message names them.
 type retiredFlags struct {
 	allowlist, allowlistURL, allowlistName, exclude string
-	runtimePolicyKey                                string
 	supportedVersion                                string
 	imaKeys                                         []string
 }
@@ -144,13 +146,14 @@ func enrolFlags() flagSet {
 		{"key", []string{"k"}, "deliver the key in `FILE`: three lines of base64", func(o *options) any { return &o.keyFile }},
 		{"payload", []string{"p"}, "with --key: deliver `FILE`, encrypted with that key before", func(o *options) any { return &o.payload }},
 		{"verify", nil, "wait until the agent proves that it has the key", func(o *options) any { return &o.verify }},
-	}, runtimePolicyFlags(), runtimePolicyNameFlag(), mbPolicyFlags(), mbPolicyNameFlag(), tpmPolicyFlag())
+	}, runtimePolicyFlags(), runtimePolicyNameFlag(), mbPolicyFlags(), mbPolicyNameFlag(), tpmPolicyFlag(), pcrPolicyNameFlag())
 }
 
 func runtimePolicyFlags() flagSet {
 	return flagSet{
 		{"runtime-policy", nil, "`FILE` with the runtime policy: what measured files may be", func(o *options) any { return &o.runtimePolicy }},
 		{"runtime-policy-url", nil, "download the runtime policy from `URL` (http or https, no redirects)", func(o *options) any { return &o.runtimePolicyURL }},
+		{"runtime-policy-sig-key", nil, "`FILE` with the public key that the runtime policy is signed with", func(o *options) any { return &o.runtimePolicyKey }},
 		{"runtime-policy-checksum", nil, "SHA-256 in `HEX` that the runtime policy must have; needed with an URL", func(o *options) any { return &o.runtimePolicyChecksum }},
 	}
 }
@@ -171,6 +174,21 @@ func tpmPolicyFlag() flagSet {
 	return flagSet{{"tpm_policy", []string{"tpm-policy"}, "digests that PCRs must have, in `JSON`: '{\"22\": [\"HEX\", ...]}'", func(o *options) any { return &o.tpmPolicy }}}
 }
 
+func stageFlags() flagSet {
+	return flagSet{
+		{"stage", nil, "let the present text count as well for a while, so that machines can change over", func(o *options) any { return &o.stage }},
+		{"for", nil, "with --stage: for how long, as in 90m or 24h (the default)", func(o *options) any { return &o.stageFor }},
+	}
+}
+
+func pcrPolicyFlags() flagSet {
+	return flagSet{{"pcr-policy", nil, "`FILE` with the PCR policy: digests that PCRs must have, as in --tpm_policy", func(o *options) any { return &o.pcrPolicy }}}
+}
+
+func pcrPolicyNameFlag() flagSet {
+	return flagSet{{"pcr-policy-name", nil, "`NAME` of the PCR policy at the verifier", func(o *options) any { return &o.pcrPolicyName }}}
+}
+
 // retired are the flags of retiredFlags; only upstream's form of the command line knows them.
 func retired() flagSet {
 	return flagSet{
@@ -178,7 +196,6 @@ func retired() flagSet {
 		{"allowlist-url", nil, "", func(o *options) any { return &o.retired.allowlistURL }},
 		{"allowlist-name", nil, "", func(o *options) any { return &o.retired.allowlistName }},
 		{"exclude", nil, "", func(o *options) any { return &o.retired.exclude }},
-		{"runtime-policy-sig-key", nil, "", func(o *options) any { return &o.retired.runtimePolicyKey }},
 		{"supported-version", nil, "", func(o *options) any { return &o.retired.supportedVersion }},
 		{"signature-verification-key", []string{"sign_verification_key"}, "", func(o *options) any { return &o.retired.imaKeys }},
 		{"signature-verification-key-sig", nil, "", func(o *options) any { return &o.retired.imaKeys }},
@@ -204,6 +221,12 @@ func (o *options) check(c command) error {
 		return usage("`sha256sum FILE` of the policy as it should be gives it", "--runtime-policy-url must have --runtime-policy-checksum")
 	case o.runtimePolicyChecksum != "" && o.runtimePolicy == "" && o.runtimePolicyURL == "":
 		return usage("name the policy", "--runtime-policy-checksum must have --runtime-policy or --runtime-policy-url")
+	case o.stageFor != "" && !o.stage:
+		return usage("add --stage", "--for must have --stage")
+	case o.pcrPolicyName != "" && o.tpmPolicy != "":
+		return usage("choose one", "--pcr-policy-name and --tpm_policy cannot be specified at the same time")
+	case o.runtimePolicyKey != "" && o.runtimePolicy == "" && o.runtimePolicyURL == "":
+		return usage("name the policy", "--runtime-policy-sig-key must have --runtime-policy or --runtime-policy-url")
 	}
 	return nil
 }
@@ -239,8 +262,6 @@ func (o *options) checkRetired() error {
 		return usage("excludes are part of a runtime policy", "--exclude cannot be used without an --allowlist")
 	case r.allowlist != "" || r.allowlistURL != "" || r.exclude != "":
 		return usage("convert them to a runtime policy and give it with --runtime-policy", "--allowlist, --allowlist-url and --exclude are not supported: separate allow and exclude lists are retired")
-	case r.runtimePolicyKey != "":
-		return usage("give the plain policy; --runtime-policy-checksum ties it to a digest that you trust", "--runtime-policy-sig-key: signed policies are not supported by this release")
 	case len(r.imaKeys) > 0:
 		return usage("put the keys into verification-keys of the runtime policy", "--signature-verification-key is not supported: keys are part of a runtime policy")
 	}

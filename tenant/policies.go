@@ -23,36 +23,40 @@ import (
 // maxPolicySize bounds policies read from files and URLs: what a verifier accepts in one request.
 const maxPolicySize = 100 << 20
 
-// measuredBootPCRs are those that firmware, boot loader and kernel extend.
-var measuredBootPCRs = tpm.MaskOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15)
+// maxOpaquePolicy bounds PCR policies: 24 PCRs with hundreds of digests each.
+const maxOpaquePolicy = 1 << 20
 
 // appraisal is what a machine must satisfy, as the verifier is told it.
 type appraisal struct {
 	tpmPolicy         string // JSON with "mask"
 	runtimePolicy     string // base64, "" = none given
+	runtimePolicyKey  string // base64, "" = not signed
 	runtimePolicyName string
 	mbPolicy          *string
 	mbPolicyName      string
+	pcrPolicyName     string
 }
 
 // demandsNothing: no PCR but the one that binds the transport key is asked for.
-func (a appraisal) demandsNothing() bool { return a.tpmPolicy == tpmPolicyOfNothing }
+func (a appraisal) demandsNothing() bool {
+	return a.tpmPolicy == tpmPolicyOfNothing && a.pcrPolicyName == ""
+}
 
 const tpmPolicyOfNothing = `{"mask": "0x0"}`
 
 // appraisal reads and checks the policies that the options name. Nothing is asked of any server of Keylime.
 func (t *tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
-	a := appraisal{runtimePolicyName: o.runtimePolicyName, mbPolicyName: o.mbPolicyName}
-	for flag, name := range map[string]string{"--runtime-policy-name": a.runtimePolicyName, "--mb-policy-name": a.mbPolicyName} {
+	a := appraisal{runtimePolicyName: o.runtimePolicyName, mbPolicyName: o.mbPolicyName, pcrPolicyName: o.pcrPolicyName}
+	for flag, name := range map[string]string{"--runtime-policy-name": a.runtimePolicyName, "--mb-policy-name": a.mbPolicyName, "--pcr-policy-name": a.pcrPolicyName} {
 		if name != "" && !api.ValidPolicyName(name) {
 			return a, badPolicyName(flag, name)
 		}
 	}
-	text, err := t.runtimePolicy(ctx, o)
+	text, key, err := t.runtimePolicy(ctx, o)
 	if err != nil {
 		return a, err
 	}
-	a.runtimePolicy = base64.StdEncoding.EncodeToString(text)
+	a.runtimePolicy, a.runtimePolicyKey = base64.StdEncoding.EncodeToString(text), base64.StdEncoding.EncodeToString(key)
 	if o.mbPolicy != "" {
 		if a.mbPolicy, err = t.mbPolicy(o.mbPolicy); err != nil {
 			return a, err
@@ -64,13 +68,10 @@ func (t *tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
 	return a, err
 }
 
-// runtimePolicy is the policy's text from file or URL, validated; nil when the options name none.
-func (t *tenant) runtimePolicy(ctx context.Context, o *options) ([]byte, error) {
-	var (
-		text   []byte
-		source = o.runtimePolicy
-		err    error
-	)
+// runtimePolicy is the policy's text from file or URL, validated, and the PEM text of the key that it is signed with;
+// nil when the options name none.
+func (t *tenant) runtimePolicy(ctx context.Context, o *options) (text, key []byte, err error) {
+	source := o.runtimePolicy
 	switch {
 	case o.runtimePolicyURL != "":
 		source = o.runtimePolicyURL
@@ -79,36 +80,31 @@ func (t *tenant) runtimePolicy(ctx context.Context, o *options) ([]byte, error) 
 	case o.runtimePolicy != "":
 		text, err = readFile(source, maxPolicySize)
 	default:
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, failure(exitFailed, "check its place, or copy it here and give it with --runtime-policy", "runtime policy: %w", err)
+		return nil, nil, failure(exitFailed, "check its place, or copy it here and give it with --runtime-policy", "runtime policy: %w", err)
 	}
 	sum := sha256.Sum256(text)
 	if want := strings.ToLower(o.runtimePolicyChecksum); want != "" && want != hex.EncodeToString(sum[:]) {
-		return nil, failure(exitUntrusted, "get the policy again from whom you trust; `sha256sum` shows a file's checksum",
+		return nil, nil, failure(exitUntrusted, "get the policy again from whom you trust; `sha256sum` shows a file's checksum",
 			"runtime policy %s: checksum does not match: expected %s, got %x", clean(source), clean(want), sum)
 	}
-	if isEnvelope(text) {
-		return nil, failure(exitFailed, "give the plain policy; --runtime-policy-checksum ties it to a digest that you trust",
-			"runtime policy %s: signed policies are not supported by this release", clean(source))
+	d, err := policy.OpenDocument(text)
+	if err != nil {
+		return nil, nil, failure(exitFailed, "correct the policy", "runtime policy %s: %w", clean(source), err)
 	}
-	if _, err := policy.CompileRuntime(text); err != nil {
-		return nil, failure(exitFailed, "correct the policy", "runtime policy %s: %w", clean(source), err)
+	if key, err = checkSignature(d, o.runtimePolicyKey, source); err != nil {
+		return nil, nil, err
 	}
-	return text, nil
+	if _, err := d.Compile(policy.DMPolicy); err != nil { // whether it is enabled is the verifier's to say
+		return nil, nil, failure(exitFailed, "correct the policy", "runtime policy %s: %w", clean(source), err)
+	}
+	return text, key, nil
 }
 
 func badPolicyName(flag, name string) error {
 	return usage("a name has letters, digits, dots, dashes and underscores", "%s: %q is no name of a policy", flag, name)
-}
-
-// isEnvelope reports whether the text is a DSSE envelope: a JSON object with a payload.
-func isEnvelope(text []byte) bool {
-	var envelope struct {
-		Payload json.RawMessage `json:"payload"`
-	}
-	return json.Unmarshal(text, &envelope) == nil && len(envelope.Payload) > 0
 }
 
 // mbPolicy is the text of a measured-boot policy.
@@ -129,6 +125,23 @@ func (t *tenant) mbPolicy(name string) (*string, error) {
 	return &text, nil
 }
 
+// pcrPolicy is the text of a PCR policy from a file, checked as the verifier will check it.
+func pcrPolicy(name string) (string, error) {
+	const hint = `write it as {"22": ["HEX", ...]}`
+	raw, err := readFile(name, maxOpaquePolicy)
+	if err != nil {
+		return "", failure(exitFailed, "check its place", "PCR policy: %w", err)
+	}
+	p, err := policy.ParsePCR(string(raw))
+	switch {
+	case err != nil:
+		return "", failure(exitFailed, hint, "PCR policy %s: %w", clean(name), err)
+	case p.Constrained() == 0:
+		return "", failure(exitFailed, hint, "PCR policy %s: it has no digest; no PCR would be checked", clean(name))
+	}
+	return string(raw), nil
+}
+
 // tpmPolicy completes the tpm_policy of the command line: lower-case digests, always in a list, and the mask of all
 // PCRs that the quotes must cover. A PCR that a policy of another kind explains may not have a digest as well.
 func tpmPolicy(text string, ima, measuredBoot bool) (string, error) {
@@ -144,14 +157,14 @@ func tpmPolicy(text string, ima, measuredBoot bool) (string, error) {
 	for _, w := range wanted {
 		mask = mask.With(w.pcr)
 	}
-	if shared := mask & measuredBootPCRs; measuredBoot && shared != 0 {
+	if shared := mask & policy.BootPCRs; measuredBoot && shared != 0 {
 		return "", usage("remove them from --tpm_policy", "--tpm_policy has digests for PCRs %v, which the measured-boot policy explains", shared.PCRs())
 	}
 	if ima {
 		mask = mask.With(tpm.PCRIma)
 	}
 	if measuredBoot {
-		mask |= measuredBootPCRs
+		mask |= policy.BootPCRs
 	}
 	// The verifier may be one that reads this text as a Python literal: strings and lists only.
 	var out strings.Builder

@@ -133,7 +133,7 @@ func TestAppraisals(t *testing.T) {
 		{"not there", options{runtimePolicy: file + "x"}, "no such file", exitFailed},
 		{"no policy", options{runtimePolicy: writeFile(t, "p", `{"a":1}`)}, "malformatted", exitFailed},
 		{"no JSON", options{runtimePolicy: writeFile(t, "p", `{`)}, "JSON", exitFailed},
-		{"signed", options{runtimePolicy: writeFile(t, "p", `{"payload":"e30=","payloadType":"x","signatures":[]}`)}, "signed policies", exitFailed},
+		{"signed by nobody", options{runtimePolicy: writeFile(t, "p", `{"payload":"e30=","payloadType":"x","signatures":[]}`)}, "no signature", exitFailed},
 		{"an exclude that is no pattern", options{runtimePolicy: writeFile(t, "p", strings.Replace(goodPolicy, "/tmp/.*", "*(", 1))}, "*(", exitFailed}, // NT-37
 		{"a name that is a path", options{runtimePolicyName: "../x"}, "no name of a policy", exitUsage},                                                 // NT-92
 		{"measured boot, no JSON", options{mbPolicy: writeFile(t, "p", `x`)}, "not JSON", exitFailed},

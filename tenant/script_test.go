@@ -21,6 +21,7 @@ import (
 	"keylime/internal/api"
 	"keylime/internal/config"
 	"keylime/internal/pki"
+	"keylime/internal/python"
 	"keylime/internal/web"
 	"keylime/registrar"
 	"keylime/store/bolt"
@@ -232,6 +233,6 @@ func policyCommand(ts *testscript.TestScript, neg bool, args []string) {
 	for i := 1; i < len(args); i += 2 {
 		digests[args[i]] = []string{args[i+1]}
 	}
-	text := strings.Replace(goodPolicy, `{"/bin/sh":["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]}`, pythonJSON.of(digests), 1)
+	text := strings.Replace(goodPolicy, `{"/bin/sh":["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]}`, python.JSON.Of(digests), 1)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }

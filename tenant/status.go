@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"keylime/internal/api"
 	"keylime/internal/policy"
@@ -158,6 +159,14 @@ func (r agentReport) peopleVerifier(s *screen) {
 	}
 }
 
+// shortDigest names the version of a policy, "" when it is not known.
+func shortDigest(digest string) string {
+	if len(digest) < 12 {
+		return ""
+	}
+	return " (sha256 " + digest[:12] + "...)"
+}
+
 // policySummary says what the agent is held to. An agent that is held to nothing passes, so that must be seen.
 func policySummary(v *api.VerifierAgent) string {
 	var parts []string
@@ -166,8 +175,9 @@ func policySummary(v *api.VerifierAgent) string {
 		if v.RuntimePolicyName != "" {
 			name += " " + v.RuntimePolicyName
 		}
-		if len(v.RuntimePolicyDigest) >= 12 {
-			name += " (sha256 " + v.RuntimePolicyDigest[:12] + "...)"
+		name += shortDigest(v.RuntimePolicyDigest)
+		if w := v.RuntimePolicyWindow; w != nil {
+			name += " or, until " + w.Until.UTC().Format(time.RFC3339) + ", what it replaces" + shortDigest(w.PreviousDigest)
 		}
 		parts = append(parts, name)
 	}
@@ -176,6 +186,9 @@ func policySummary(v *api.VerifierAgent) string {
 	}
 	if pcrs, err := policy.ParsePCR(v.TPMPolicy); err == nil && pcrs.Constrained() != 0 {
 		parts = append(parts, fmt.Sprintf("digests of PCRs %v", pcrs.Constrained().PCRs()))
+	}
+	if v.TPMPolicyName != "" {
+		parts = append(parts, "PCR policy "+v.TPMPolicyName+shortDigest(v.TPMPolicyDigest))
 	}
 	if len(parts) == 0 {
 		return "none: only the TPM's identity is checked"

@@ -35,6 +35,7 @@ type testAgent struct {
 	id      string
 	tpm     *fleet.SoftTPM
 	list    *fleet.Measured
+	boot    *fleet.BootLog // nil: nothing is measured at boot
 	bank    tpm.Hash
 	enc     string
 	sign    string
@@ -203,8 +204,8 @@ func (a *testAgent) quote(w http.ResponseWriter, r *http.Request) {
 // evidence is what a genuine agent answers.
 func (a *testAgent) evidence(nonce string, mask tpm.Mask, withKey bool, entry uint64) (api.QuoteResults, error) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	keyPEM := a.keyPEM
-	a.mu.Unlock()
 	a.tpm.BindData(keyPEM)
 	quote, err := a.tpm.Quote([]byte(nonce), mask.With(tpm.PCRData), a.bank)
 	if err != nil {
@@ -215,6 +216,10 @@ func (a *testAgent) evidence(nonce string, mask tpm.Mask, withKey bool, entry ui
 	results := api.QuoteResults{
 		Quote: quote.String(), HashAlg: a.bank.String(), EncAlg: a.enc, SignAlg: a.sign,
 		IMA: &text, IMAEntry: &first,
+	}
+	if a.boot != nil {
+		log := base64.StdEncoding.EncodeToString(a.boot.Bytes())
+		results.BootLog = &log
 	}
 	if withKey {
 		results.PubKey = &keyPEM

@@ -50,6 +50,11 @@ func evidenceFromAPI(r api.QuoteResults, cachedKey string) (attest.Evidence, *ev
 	if r.IMAEntry != nil {
 		e.IMAEntry = *r.IMAEntry
 	}
+	if r.BootLog != nil {
+		if e.BootLog, err = base64.StdEncoding.Strict().DecodeString(*r.BootLog); err != nil {
+			return attest.Evidence{}, &evidenceProblem{attest.EventBootBase64, "Measured boot log could not be decoded: " + err.Error()}
+		}
+	}
 	return e, nil
 }
 
@@ -101,7 +106,8 @@ func revocation(a store.Agent, n next, verifierID string, now time.Time) api.Rev
 
 // statusView is what a status needs beside the agent's record.
 type statusView struct {
-	generator int      // of the runtime policy
+	generator int // of the runtime policy
+	window    *api.PolicyWindow
 	appraises []string // what evidence is judged by, beside the quote itself
 	interval  time.Duration
 	hideV     bool // the payload's key share is for those who may change something
@@ -134,6 +140,9 @@ func agentToAPI(a store.Agent, view statusView) api.VerifierAgent {
 		MaxAttestationDelay: fmt.Sprintf("%ds", 5*seconds),
 		RuntimePolicyName:   a.Spec.RuntimePolicy,
 		RuntimePolicyDigest: st.RuntimePolicyDigest,
+		RuntimePolicyWindow: view.window,
+		TPMPolicyName:       a.Spec.PCRPolicy,
+		TPMPolicyDigest:     st.PCRPolicyDigest,
 		Appraises:           view.appraises,
 	}
 	if a.Spec.V != nil && !view.hideV {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"keylime/ima"
 	"keylime/internal/api"
 	"keylime/internal/attest"
 	"keylime/internal/policy"
@@ -27,12 +28,17 @@ type cycle struct {
 	labels   *policy.Labels
 	log      zerolog.Logger
 
+	signatures *ima.SignatureCache
+
 	pacing       pacing
 	ignoreToMToU bool
-	timeout      time.Duration // of everything that the agent takes part in
-	run          string        // names this run of the verifier
-	nonce        func() (string, error)
-	rand         io.Reader
+
+	extendedTemplates bool
+	bootAlways        bool          // judge boots in every round
+	timeout           time.Duration // of everything that the agent takes part in
+	run               string        // names this run of the verifier
+	nonce             func() (string, error)
+	rand              io.Reader
 
 	panics atomic.Int64 // rounds that ended in a panic
 }
@@ -60,7 +66,7 @@ func (c *cycle) do(ctx context.Context, l store.Lease) (due time.Time, ok bool) 
 	defer cancel()
 	a := l.Agent
 	a.Status = c.begin(a.Status)
-	s, err := c.guarded(agentCtx, a, log)
+	s, err := c.guarded(agentCtx, a, log, c.step)
 
 	now := time.Now().UTC()
 	if err != nil {
@@ -107,7 +113,7 @@ func (c *cycle) spread(before store.AgentStatus, delay time.Duration) time.Durat
 }
 
 // guarded runs the step. Whatever an agent sends must not end more than its own round, a panic included.
-func (c *cycle) guarded(ctx context.Context, a store.Agent, log zerolog.Logger) (s step, err error) {
+func (c *cycle) guarded(ctx context.Context, a store.Agent, log zerolog.Logger, run func(context.Context, store.Agent) (step, error)) (s step, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.panics.Add(1)
@@ -116,6 +122,11 @@ func (c *cycle) guarded(ctx context.Context, a store.Agent, log zerolog.Logger) 
 			err = nil
 		}
 	}()
+	return run(ctx, a)
+}
+
+// step is what an agent's state asks for.
+func (c *cycle) step(ctx context.Context, a store.Agent) (step, error) {
 	if deliversV(a.Status.Operational) {
 		return c.deliverV(ctx, a)
 	}
@@ -126,14 +137,23 @@ func (c *cycle) guarded(ctx context.Context, a store.Agent, log zerolog.Logger) 
 func (c *cycle) quote(ctx context.Context, a store.Agent) (step, error) {
 	s := step{status: a.Status, state: a.State}
 	set, err := c.policySet(ctx, a.Spec)
-	if errors.Is(err, errMeasuredBoot) {
+	if errors.Is(err, errBootPolicy) {
 		s.result = failed(c.labels, "pcr_validation.invalid_mb_policy", err.Error())
 		return s, nil
 	}
 	if err != nil {
 		return s, err
 	}
-	s.status.RuntimePolicyDigest = set.Runtime.Digest()
+	s.status.RuntimePolicyDigest, s.status.PCRPolicyDigest = set.Runtime.Digest(), ""
+	if a.Spec.PCRPolicy != "" {
+		s.status.PCRPolicyDigest = set.PCR.Digest()
+	}
+	s.status.MeasuredBootPolicyDigest = bootDigest(set.Boot)
+	return c.examine(ctx, s, a, set)
+}
+
+// examine asks for the part of the evidence that is not proven yet, and has it appraised.
+func (c *cycle) examine(ctx context.Context, s step, a store.Agent, set *policy.Set) (step, error) {
 	ak, err := tpm.ParsePublic(a.Spec.AKTPM)
 	if err != nil {
 		return s, fmt.Errorf("enrolled attestation key: %w", err)
@@ -201,18 +221,40 @@ func passed(st store.AgentStatus, e attest.Evidence, now time.Time) store.AgentS
 
 // policySet puts together what an agent's evidence is judged by.
 func (c *cycle) policySet(ctx context.Context, spec store.AgentSpec) (*policy.Set, error) {
-	if err := c.policies.noMeasuredBoot(ctx, spec.MeasuredBootPolicy); err != nil {
-		return nil, err
-	}
 	runtime, err := c.policies.runtime(ctx, spec.RuntimePolicy, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	pcrs, err := policy.ParsePCR(spec.TPMPolicy)
+	return c.policySetWith(ctx, spec, runtime)
+}
+
+// policySetWith is policySet with another runtime policy.
+func (c *cycle) policySetWith(ctx context.Context, spec store.AgentSpec, runtime *policy.Runtime) (*policy.Set, error) {
+	boot, err := c.policies.boot(ctx, spec.MeasuredBootPolicy, time.Now())
 	if err != nil {
-		return nil, fmt.Errorf("enrolled tpm_policy: %w", err)
+		return nil, err
 	}
-	return &policy.Set{Runtime: runtime, PCR: pcrs, Labels: c.labels, IgnoreToMToU: c.ignoreToMToU}, nil
+	pcrs, err := c.policies.pcr(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := c.policies.keyring(spec.IMAKeyring, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &policy.Set{
+		Runtime: runtime, PCR: pcrs, Labels: c.labels, Keyring: keys, Signatures: c.signatures,
+		IgnoreToMToU: c.ignoreToMToU, ExtendedTemplates: c.extendedTemplates,
+		Boot: boot, BootAlways: c.bootAlways,
+	}, nil
+}
+
+// bootDigest names the measured-boot policy that a round is judged by; "" for none.
+func bootDigest(b *policy.Boot) string {
+	if b == nil {
+		return ""
+	}
+	return b.Digest()
 }
 
 // wantsPartial reports whether the answer may leave out the agent's transport key: it is known, and nothing has

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"keylime/ima"
 	"keylime/internal/api"
 	"keylime/internal/pki"
 	"keylime/internal/policy"
@@ -93,6 +94,7 @@ func specFromAPI(id string, req api.EnrolRequest, d enrolDefaults) (store.Agent,
 		func() error { return checkAlgorithms(spec) },
 		func() error { return checkCertificate(spec.MTLSCert) },
 		func() error { return checkRevocationKey(spec.RevocationKey) },
+		func() error { return checkKeyring(spec.IMAKeyring) },
 	} {
 		if err = check(); err != nil {
 			return store.Agent{}, err
@@ -265,6 +267,19 @@ func checkRevocationKey(pem string) error {
 	}
 	if _, err := rsaKey(pem); err != nil {
 		return fmt.Errorf("revocation_key: %w", err)
+	}
+	return nil
+}
+
+// checkKeyring holds the agent's own keys for file signatures to being a keyring. Keys that cannot be used vouch for
+// nothing, but a keyring of such keys only is a mistake.
+func checkKeyring(text string) error {
+	keys, unusable, err := ima.ParseKeyring(text)
+	if err == nil && len(unusable) > 0 && len(keys.Keys()) == 0 {
+		err = unusable[0]
+	}
+	if err != nil {
+		return fmt.Errorf("ima_sign_verification_keys: %w", err)
 	}
 	return nil
 }

@@ -123,8 +123,8 @@ func TestPolicyUpdateDuringARound(t *testing.T) {
 	// Entries that were proven are not appraised again, so the new policy shows when the next file is measured.
 	agent.measure(t, "/usr/bin/other")
 	st := v.until(t, "a1", "failure by the new version", inState(store.StateInvalidQuote))
-	if st.RuntimePolicyDigest != digestOf([]byte(strict)) {
-		t.Errorf("judged by %s, want %s", st.RuntimePolicyDigest, digestOf([]byte(strict)))
+	if st.RuntimePolicyDigest != store.DigestOf([]byte(strict)) {
+		t.Errorf("judged by %s, want %s", st.RuntimePolicyDigest, store.DigestOf([]byte(strict)))
 	}
 }
 
@@ -170,11 +170,11 @@ func (s *faultyStore) Commit(ctx context.Context, l store.Lease, r store.Round, 
 	return s.Verifier.Commit(ctx, l, r, now)
 }
 
-func (s *faultyStore) PolicyDigest(ctx context.Context, kind store.PolicyKind, name string) (string, error) {
+func (s *faultyStore) PolicyHead(ctx context.Context, kind store.PolicyKind, name string) (store.Policy, error) {
 	if err := s.trouble(ctx); err != nil {
-		return "", err
+		return store.Policy{}, err
 	}
-	return s.Verifier.PolicyDigest(ctx, kind, name)
+	return s.Verifier.PolicyHead(ctx, kind, name)
 }
 
 // NT-95: a store that does not work is the verifier's trouble. Nobody passes, nobody fails, and it goes on after.
@@ -405,11 +405,11 @@ func TestPoliciesAreShared(t *testing.T) {
 	s := openStore(t)
 	text := []byte(policy.EmptyRuntime)
 	for _, name := range []string{"p", "q"} {
-		if err := s.AddPolicy(t.Context(), newPolicy(store.RuntimePolicy, name, text, 1)); err != nil {
+		if err := s.AddPolicy(t.Context(), newPolicy(store.RuntimePolicy, name, text)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := newPolicies(s)
+	c := newPolicies(s, policy.BootAcceptAll)
 	now := time.Now()
 	var got [64]*policy.Runtime
 	var wg sync.WaitGroup
@@ -429,11 +429,11 @@ func TestPoliciesAreShared(t *testing.T) {
 		}
 	}
 	changed := []byte(strings.Replace(policy.EmptyRuntime, `"release":0`, `"release":1`, 1))
-	if err := s.UpdatePolicy(t.Context(), newPolicy(store.RuntimePolicy, "q", changed, 1)); err != nil {
+	if err := s.UpdatePolicy(t.Context(), newPolicy(store.RuntimePolicy, "q", changed)); err != nil {
 		t.Fatal(err)
 	}
 	q, err := c.runtime(t.Context(), "q", now.Add(2*policyIdle))
-	if err != nil || q == got[0] || q.Digest() != digestOf(changed) {
+	if err != nil || q == got[0] || q.Digest() != store.DigestOf(changed) {
 		t.Errorf("after the update: %v, %v", q, err)
 	}
 	if len(c.texts) != 1 {

@@ -22,6 +22,7 @@ import (
 
 	"keylime/internal/api"
 	"keylime/internal/pki"
+	"keylime/internal/policy"
 	"keylime/internal/recorded"
 	"keylime/store"
 )
@@ -147,18 +148,21 @@ func startWebhook(t testing.TB, h http.Handler) string {
 func TestRecordedLives(t *testing.T) {
 	t.Parallel()
 	recorded.Dir(t)
-	for _, life := range []string{"pull", "cert", "ecc"} {
-		t.Run(life, func(t *testing.T) { t.Parallel(); liveAgain(t, life) })
+	for _, life := range []string{"pull", "cert", "ecc", "mb"} {
+		t.Run(life, func(t *testing.T) { t.Parallel(); liveAgain(t, life, policy.BootAcceptAll) })
 	}
+	// The reference state was made of that machine's boot.
+	t.Run("mb, example", func(t *testing.T) { t.Parallel(); liveAgain(t, "mb", policy.BootExample) })
 }
 
-func liveAgain(t *testing.T, life string) {
+func liveAgain(t *testing.T, life, bootEngine string) {
 	agent := newRecordedAgent(t, life)
 	server := &testAgent{id: "recorded"} // its certificate stands in for the recorded one, whose key nobody has
 	server.serve(t, agent)
 	var posted bytes.Buffer
 	var mu sync.Mutex
 	cfg := fastConfig(t)
+	cfg.MeasuredBootEngine = bootEngine
 	cfg.Revocations.Enabled = []string{"agent", "webhook"}
 	cfg.Revocations.WebhookURL = startWebhook(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		mu.Lock()

@@ -62,11 +62,14 @@ func (v *Verifier) enrol(ctx context.Context, id string, body []byte) error {
 	if err != nil {
 		return exception(err)
 	}
-	if err := runtime.compile(); err != nil {
+	if err := v.acceptChosen(ctx, runtime, text(req.RuntimePolicyKey, "")); err != nil {
 		return err
 	}
 	measuredBoot, err := v.mbPolicyFor(ctx, id, req)
 	if err != nil {
+		return err
+	}
+	if agent.Spec.PCRPolicy, err = v.pcrPolicyFor(ctx, req); err != nil {
 		return err
 	}
 	agent.Spec.RuntimePolicy, agent.Spec.MeasuredBootPolicy = runtime.name, measuredBoot.name
@@ -91,18 +94,22 @@ func addError(id string, err error) error {
 
 // chosenPolicy is the policy that an enrolment names, and its text when it is to be created.
 type chosenPolicy struct {
-	kind      store.PolicyKind
-	name      string
-	text      []byte
-	isNew     bool
-	generator int
+	kind     store.PolicyKind
+	name     string
+	text     []byte
+	isNew    bool
+	existing store.Policy // runtime policies: the head of what there is
+	accepted store.Policy // runtime policies: what is to be created
 }
 
 func (c chosenPolicy) create() []store.Policy {
-	if !c.isNew {
+	switch {
+	case !c.isNew:
 		return nil
+	case c.kind == store.RuntimePolicy:
+		return []store.Policy{c.accepted}
 	}
-	return []store.Policy{newPolicy(c.kind, c.name, c.text, c.generator)}
+	return []store.Policy{newPolicy(c.kind, c.name, c.text)}
 }
 
 // runtimePolicyFor finds or makes the runtime policy of an enrolment: an existing one by name, a new one by name and
@@ -122,7 +129,7 @@ func (v *Verifier) runtimePolicyFor(ctx context.Context, id string, req api.Enro
 	} else if err := checkPolicyName(c.name); err != nil {
 		return nil, exception(err)
 	}
-	digest, err := v.store.PolicyDigest(ctx, store.RuntimePolicy, c.name)
+	c.existing, err = v.store.PolicyHead(ctx, store.RuntimePolicy, c.name)
 	switch {
 	case err != nil && !errors.Is(err, store.ErrNotFound):
 		return nil, err
@@ -131,7 +138,7 @@ func (v *Verifier) runtimePolicyFor(ctx context.Context, id string, req api.Enro
 		if named && len(content) == 0 {
 			return nil, refuse(http.StatusNotFound, "Could not find IMA policy with name %s!", c.name)
 		}
-	case named && len(content) > 0, !named && digest != digestOf(c.text):
+	case named && len(content) > 0, !named && c.existing.Digest != store.DigestOf(c.text):
 		// A policy left over under the agent's id is used again only when it is this very text.
 		return nil, refuse(http.StatusConflict,
 			"IMA policy with name %s already exists. Please use a different name or delete the allowlist from the verifier.", c.name)
@@ -139,27 +146,21 @@ func (v *Verifier) runtimePolicyFor(ctx context.Context, id string, req api.Enro
 	return c, nil
 }
 
-// compile checks a new runtime policy's text.
-func (c *chosenPolicy) compile() error {
+// acceptChosen checks a new runtime policy's text, or that one there is may still be used.
+func (v *Verifier) acceptChosen(ctx context.Context, c *chosenPolicy, key string) (err error) {
 	if !c.isNew {
-		return nil
+		return v.signers.checkStored(ctx, c.existing)
 	}
-	compiled, err := policy.CompileRuntime(c.text)
-	if err != nil {
-		return policyError(err)
-	}
-	c.generator = compiled.Generator()
-	return nil
+	c.accepted, _, err = v.acceptRuntime(ctx, c.name, c.text, key)
+	return err
 }
 
-// mbPolicyFor finds or makes the measured-boot policy of an enrolment, by the same rules. This release evaluates
-// none, so one with content is refused: the agent would seem to be held to it.
+// mbPolicyFor finds or makes the measured-boot policy of an enrolment, by the same rules; without text and name there is
+// none.
 func (v *Verifier) mbPolicyFor(ctx context.Context, id string, req api.EnrolRequest) (chosenPolicy, error) {
 	c := chosenPolicy{kind: store.MeasuredBootPolicy, name: text(req.MBPolicyName, ""), text: []byte(text(req.MBPolicy, ""))}
 	named := c.name != ""
 	switch {
-	case !blankMBPolicy(string(c.text)):
-		return c, exception(errMeasuredBoot)
 	case !named && len(c.text) == 0:
 		return c, nil
 	case !named:
@@ -169,7 +170,10 @@ func (v *Verifier) mbPolicyFor(ctx context.Context, id string, req api.EnrolRequ
 			return c, exception(err)
 		}
 	}
-	existing, err := v.store.Policy(ctx, store.MeasuredBootPolicy, c.name)
+	if _, err := policy.CompileBoot(v.cfg.MeasuredBootEngine, c.text); err != nil {
+		return c, policyError(err)
+	}
+	existing, err := v.store.PolicyHead(ctx, store.MeasuredBootPolicy, c.name)
 	switch {
 	case errors.Is(err, store.ErrNotFound) && len(c.text) == 0:
 		return c, refuse(http.StatusNotFound, "Could not find mb_policy with name %s!", c.name)
@@ -177,11 +181,10 @@ func (v *Verifier) mbPolicyFor(ctx context.Context, id string, req api.EnrolRequ
 		c.isNew = true
 	case err != nil:
 		return c, err
-	case len(c.text) > 0:
+	case named && len(c.text) > 0, !named && existing.Digest != store.DigestOf(c.text):
+		// A policy left over under the agent's id is used again only when it is this very text.
 		return c, refuse(http.StatusConflict,
 			"mb_policy with name %s already exists. Please use a different name or delete the mb_policy from the verifier.", c.name)
-	case !blankMBPolicy(string(existing.Text)):
-		return c, exception(errMeasuredBoot)
 	}
 	return c, nil
 }
@@ -213,7 +216,7 @@ func (v *Verifier) agent(ctx context.Context, id string, hideV bool) (api.Verifi
 // view looks up what a status shows beside the record. A policy that cannot be read is shown as none.
 func (v *Verifier) view(ctx context.Context, a store.Agent) statusView {
 	view := statusView{interval: v.cfg.QuoteInterval, appraises: []string{}}
-	pcrs, err := policy.ParsePCR(a.Spec.TPMPolicy)
+	pcrs, err := v.policies.pcr(ctx, a.Spec)
 	if err != nil {
 		return view
 	}
@@ -224,9 +227,19 @@ func (v *Verifier) view(ctx context.Context, a store.Agent) statusView {
 	if err != nil {
 		return view
 	}
+	if head, err := v.store.PolicyHead(ctx, store.RuntimePolicy, a.Spec.RuntimePolicy); err == nil {
+		view.window = window(head, time.Now())
+	}
 	view.generator = runtime.Generator()
-	if set := (policy.Set{Runtime: runtime, PCR: pcrs}); set.Mask().Has(tpm.PCRIma) {
+	keys, err := v.policies.keyring(a.Spec.IMAKeyring, time.Now())
+	if err != nil {
+		return view
+	}
+	if set := (policy.Set{Runtime: runtime, PCR: pcrs, Keyring: keys}); set.Mask().Has(tpm.PCRIma) {
 		view.appraises = append(view.appraises, "runtime_policy")
+	}
+	if boot, err := v.policies.boot(ctx, a.Spec.MeasuredBootPolicy, time.Now()); err == nil && boot != nil {
+		view.appraises = append(view.appraises, "mb_policy")
 	}
 	return view
 }

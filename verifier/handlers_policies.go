@@ -2,12 +2,11 @@ package verifier
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 	"unicode/utf8"
 
 	"keylime/internal/api"
@@ -29,13 +28,8 @@ func decodePolicy(s string) ([]byte, error) {
 	return b, nil
 }
 
-func digestOf(text []byte) string {
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:])
-}
-
-func newPolicy(kind store.PolicyKind, name string, text []byte, generator int) store.Policy {
-	return store.Policy{Kind: kind, Name: name, Text: text, Digest: digestOf(text), Generator: generator}
+func newPolicy(kind store.PolicyKind, name string, text []byte) store.Policy {
+	return store.Policy{Kind: kind, Name: name, Text: text, Digest: store.DigestOf(text)}
 }
 
 func checkPolicyName(name string) error {
@@ -74,7 +68,7 @@ func parseUpload(body []byte, into any) error {
 }
 
 // runtimeUpload is the policy that an upload holds, checked.
-func runtimeUpload(name string, body []byte) (store.Policy, error) {
+func (v *Verifier) runtimeUpload(ctx context.Context, name string, body []byte) (store.Policy, error) {
 	if err := checkPolicyName(name); err != nil {
 		return store.Policy{}, exception(err)
 	}
@@ -89,11 +83,28 @@ func runtimeUpload(name string, body []byte) (store.Policy, error) {
 	if err != nil {
 		return store.Policy{}, exception(fmt.Errorf("runtime_policy: %w", err))
 	}
-	compiled, err := policy.CompileRuntime(content)
+	p, _, err := v.acceptRuntime(ctx, name, content, text(up.RuntimePolicyKey, ""))
+	return p, err
+}
+
+// acceptRuntime checks a runtime policy's text, signature first, and makes the record of it. key is the upload's
+// runtime_policy_key.
+func (v *Verifier) acceptRuntime(ctx context.Context, name string, content []byte, key string) (store.Policy, *policy.Runtime, error) {
+	d, err := policy.OpenDocument(content)
 	if err != nil {
-		return store.Policy{}, policyError(err)
+		return store.Policy{}, nil, policyError(err)
 	}
-	return newPolicy(store.RuntimePolicy, name, content, compiled.Generator()), nil
+	keys, err := v.signers.check(ctx, d, key)
+	if err != nil {
+		return store.Policy{}, nil, err
+	}
+	compiled, err := d.Compile(v.policies.extensions...)
+	if err != nil {
+		return store.Policy{}, nil, policyError(err)
+	}
+	p := newPolicy(store.RuntimePolicy, name, content)
+	p.Generator, p.Keys = compiled.Generator(), keys
+	return p, compiled, nil
 }
 
 func (v *Verifier) runtimePolicy(ctx context.Context, name string) (api.RuntimePolicyRecord, error) {
@@ -101,7 +112,7 @@ func (v *Verifier) runtimePolicy(ctx context.Context, name string) (api.RuntimeP
 	if err != nil {
 		return api.RuntimePolicyRecord{}, noPolicy(err, "Runtime policy %s not found", name)
 	}
-	return api.RuntimePolicyRecord{Name: p.Name, RuntimePolicy: string(p.Text)}, nil
+	return api.RuntimePolicyRecord{Name: p.Name, RuntimePolicy: string(p.Text), Window: window(p, time.Now())}, nil
 }
 
 func (v *Verifier) runtimePolicies(ctx context.Context) (api.RuntimePolicyNames, error) {
@@ -110,38 +121,28 @@ func (v *Verifier) runtimePolicies(ctx context.Context) (api.RuntimePolicyNames,
 }
 
 func (v *Verifier) addRuntimePolicy(ctx context.Context, name string, body []byte) error {
-	p, err := runtimeUpload(name, body)
+	p, err := v.runtimeUpload(ctx, name, body)
 	if err != nil {
 		return err
 	}
-	if err := v.store.AddPolicy(ctx, p); errors.Is(err, store.ErrExists) {
-		return refuse(http.StatusConflict, "Runtime policy with name %s already exists", name)
-	} else if err != nil {
-		return storable(err)
-	}
-	v.logPolicy(p, "Policy added")
-	return nil
+	return v.addPolicy(ctx, p, "Runtime policy with name %s already exists")
 }
 
 // updateRuntimePolicy replaces a policy. Each agent that names it is judged by the new text from its next round on.
 func (v *Verifier) updateRuntimePolicy(ctx context.Context, name string, body []byte) error {
-	p, err := runtimeUpload(name, body)
+	p, err := v.runtimeUpload(ctx, name, body)
 	if err != nil {
 		return err
 	}
-	if err := v.store.UpdatePolicy(ctx, p); err != nil {
-		return noPolicy(storable(err), "Runtime policy with name %s does not already exist, use POST to create", name)
-	}
-	v.logPolicy(p, "Policy updated")
-	return nil
+	return v.updatePolicy(ctx, p, http.StatusNotFound, "Runtime policy with name %s does not already exist, use POST to create")
 }
 
 func (v *Verifier) deleteRuntimePolicy(ctx context.Context, name string) error {
 	return v.deletePolicy(ctx, store.RuntimePolicy, name, "Runtime policy %s not found", "allowlist")
 }
 
-// mbUpload is the measured-boot policy that an upload holds. It is kept as it is; null is kept as no text.
-func mbUpload(name string, body []byte) (store.Policy, error) {
+// mbUpload is the measured-boot policy that an upload holds, checked. It is kept as it is; null is kept as no text.
+func (v *Verifier) mbUpload(name string, body []byte) (store.Policy, error) {
 	if err := checkPolicyName(name); err != nil {
 		return store.Policy{}, exception(err)
 	}
@@ -150,9 +151,12 @@ func mbUpload(name string, body []byte) (store.Policy, error) {
 		return store.Policy{}, err
 	}
 	if up.MBPolicy == nil {
-		return newPolicy(store.MeasuredBootPolicy, name, nil, 0), nil
+		return newPolicy(store.MeasuredBootPolicy, name, nil), nil
 	}
-	return newPolicy(store.MeasuredBootPolicy, name, []byte(*up.MBPolicy), 0), nil
+	if _, err := policy.CompileBoot(v.cfg.MeasuredBootEngine, []byte(*up.MBPolicy)); err != nil {
+		return store.Policy{}, policyError(err)
+	}
+	return newPolicy(store.MeasuredBootPolicy, name, []byte(*up.MBPolicy)), nil
 }
 
 func (v *Verifier) mbPolicy(ctx context.Context, name string) (api.MBPolicyRecord, error) {
@@ -174,12 +178,29 @@ func (v *Verifier) mbPolicies(ctx context.Context) (api.MBPolicyNames, error) {
 }
 
 func (v *Verifier) addMBPolicy(ctx context.Context, name string, body []byte) error {
-	p, err := mbUpload(name, body)
+	p, err := v.mbUpload(name, body)
 	if err != nil {
 		return err
 	}
+	return v.addPolicy(ctx, p, "Measured boot policy with name %s already exists")
+}
+
+func (v *Verifier) updateMBPolicy(ctx context.Context, name string, body []byte) error {
+	p, err := v.mbUpload(name, body)
+	if err != nil {
+		return err
+	}
+	return v.updatePolicy(ctx, p, http.StatusConflict, "Measured boot policy with name %s does not already exist") // 409, unlike runtime policies
+}
+
+func (v *Verifier) deleteMBPolicy(ctx context.Context, name string) error {
+	return v.deletePolicy(ctx, store.MeasuredBootPolicy, name, "Measured boot policy %s not found", "mb_policy")
+}
+
+// addPolicy stores a new policy. exists is the answer when its name is taken.
+func (v *Verifier) addPolicy(ctx context.Context, p store.Policy, exists string) error {
 	if err := v.store.AddPolicy(ctx, p); errors.Is(err, store.ErrExists) {
-		return refuse(http.StatusConflict, "Measured boot policy with name %s already exists", name)
+		return refuse(http.StatusConflict, exists, p.Name)
 	} else if err != nil {
 		return storable(err)
 	}
@@ -187,22 +208,15 @@ func (v *Verifier) addMBPolicy(ctx context.Context, name string, body []byte) er
 	return nil
 }
 
-func (v *Verifier) updateMBPolicy(ctx context.Context, name string, body []byte) error {
-	p, err := mbUpload(name, body)
-	if err != nil {
-		return err
-	}
-	if err := v.store.UpdatePolicy(ctx, p); errors.Is(err, store.ErrNotFound) { // 409, unlike runtime policies
-		return refuse(http.StatusConflict, "Measured boot policy with name %s does not already exist", name)
+// updatePolicy replaces a policy. code and missing are the answer when there is none of that name.
+func (v *Verifier) updatePolicy(ctx context.Context, p store.Policy, code int, missing string) error {
+	if err := v.store.UpdatePolicy(ctx, p); errors.Is(err, store.ErrNotFound) {
+		return refuse(code, missing, p.Name)
 	} else if err != nil {
 		return storable(err)
 	}
 	v.logPolicy(p, "Policy updated")
 	return nil
-}
-
-func (v *Verifier) deleteMBPolicy(ctx context.Context, name string) error {
-	return v.deletePolicy(ctx, store.MeasuredBootPolicy, name, "Measured boot policy %s not found", "mb_policy")
 }
 
 func (v *Verifier) deletePolicy(ctx context.Context, kind store.PolicyKind, name, notFound, what string) error {

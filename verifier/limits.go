@@ -38,6 +38,9 @@ const (
 	maxHostName      = 255
 	maxAlgorithms    = 32
 	maxAlgorithmName = 32
+	// maxTrustedKeys bounds how often a signature is tried, and maxKeyFile what is read of each key's file.
+	maxTrustedKeys = 256
+	maxKeyFile     = 16 << 10
 	// maxJSONDepth is more than any request nests.
 	maxJSONDepth = 16
 
@@ -65,8 +68,18 @@ const (
 	// claimBatch is how much is claimed in one transaction.
 	claimBatch = 256
 
+	// Checks of proposed policies. checkWidth is how many agents are asked at a time, by all checks together: few enough
+	// that rounds do not feel it. checkTimeout is for a whole fleet.
+	checkWidth       = 16
+	checkTimeout     = time.Hour
+	maxCheckFailures = 20
+	maxCheckContext  = 4 << 10
+	// maxWindow bounds the time in which a policy is replaced in stages: after it, a forgotten window is a hole.
+	maxWindow = 90 * 24 * time.Hour
 	// policyIdle is how long a compiled policy that nobody asks for is kept: longer than any usual quote_interval.
 	policyIdle = 10 * time.Minute
+	// rememberedSignatures: two images of a distribution with 50,000 signed files each, in some 10 MB.
+	rememberedSignatures = 100_000
 	// maxLargeAnswers are read at a time beyond that. With the client's cap of an answer this bounds the memory.
 	maxLargeAnswers = 16
 )

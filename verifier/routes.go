@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -59,32 +60,73 @@ func (v *Verifier) agentRoutes() []web.Route {
 }
 
 func (v *Verifier) policyRoutes() []web.Route {
-	const runtime, boot, name = " /{version}/allowlists", " /{version}/mbpolicies", "/{name}"
-	created := web.Answer{Code: http.StatusCreated}
-	deleted := web.Answer{Code: http.StatusNoContent}
-	upload := func(pattern, action string, f func(context.Context, string, []byte) error) web.Route {
-		return web.Route{Pattern: pattern, Access: web.Admin, Action: action, MaxBody: int64(v.cfg.MaxUploadSize),
-			Timeout: uploadTimeout, Handle: answering(created, withBody("name", f))}
+	return slices.Concat(
+		v.collection("allowlists", "runtime", policyHandlers{
+			list: func(ctx context.Context) (any, error) { return v.runtimePolicies(ctx) },
+			read: func(ctx context.Context, name string) (any, error) { return v.runtimePolicy(ctx, name) },
+			add:  v.addRuntimePolicy, update: v.updateRuntimePolicy, remove: v.deleteRuntimePolicy,
+		}),
+		v.rolloutRoutes(),
+		v.collection("mbpolicies", "mb", policyHandlers{
+			list: func(ctx context.Context) (any, error) { return v.mbPolicies(ctx) },
+			read: func(ctx context.Context, name string) (any, error) { return v.mbPolicy(ctx, name) },
+			add:  v.addMBPolicy, update: v.updateMBPolicy, remove: v.deleteMBPolicy,
+		}),
+		v.collection("pcrpolicies", "pcr", policyHandlers{
+			list: func(ctx context.Context) (any, error) { return v.pcrPolicies(ctx) },
+			read: func(ctx context.Context, name string) (any, error) { return v.pcrPolicy(ctx, name) },
+			add:  v.addPCRPolicy, update: v.updatePCRPolicy, remove: v.deletePCRPolicy,
+		}),
+	)
+}
+
+// rolloutRoutes are for a new version of a runtime policy, beside those of its collection.
+func (v *Verifier) rolloutRoutes() []web.Route {
+	const one = " /{version}/allowlists/{name}"
+	answer := func(f func(ctx context.Context, name string, body []byte) (any, error)) web.Handler {
+		return func(ctx context.Context, r *web.Request) (any, error) {
+			body, err := r.Body()
+			if err != nil {
+				return nil, err
+			}
+			return f(ctx, r.Param("name"), body)
+		}
 	}
 	return []web.Route{
-		{Pattern: "GET" + runtime, Access: web.Admin, Action: "list_runtime_policies",
-			Handle: func(ctx context.Context, _ *web.Request) (any, error) { return v.runtimePolicies(ctx) }},
-		{Pattern: "GET" + runtime + name, Access: web.Admin, Action: "read_runtime_policy", Timeout: uploadTimeout,
-			Handle: func(ctx context.Context, r *web.Request) (any, error) { return v.runtimePolicy(ctx, r.Param("name")) }},
-		upload("POST"+runtime+name, "create_runtime_policy", v.addRuntimePolicy),
-		upload("PUT"+runtime+name, "update_runtime_policy", v.updateRuntimePolicy),
-		{Pattern: "DELETE" + runtime + name, Access: web.Admin, Action: "delete_runtime_policy",
-			Handle: answering(deleted, named("name", v.deleteRuntimePolicy))},
-
-		{Pattern: "GET" + boot, Access: web.Admin, Action: "list_mb_policies",
-			Handle: func(ctx context.Context, _ *web.Request) (any, error) { return v.mbPolicies(ctx) }},
-		{Pattern: "GET" + boot + name, Access: web.Admin, Action: "read_mb_policy", Timeout: uploadTimeout,
-			Handle: func(ctx context.Context, r *web.Request) (any, error) { return v.mbPolicy(ctx, r.Param("name")) }},
-		upload("POST"+boot+name, "create_mb_policy", v.addMBPolicy),
-		upload("PUT"+boot+name, "update_mb_policy", v.updateMBPolicy),
-		{Pattern: "DELETE" + boot + name, Access: web.Admin, Action: "delete_mb_policy",
-			Handle: answering(deleted, named("name", v.deleteMBPolicy))},
+		{Pattern: "PUT" + one + "/stage", Access: web.Admin, Action: "stage_runtime_policy",
+			MaxBody: int64(v.cfg.MaxUploadSize), Timeout: uploadTimeout, Handle: answer(v.stageRuntimePolicy)},
+		{Pattern: "POST" + one + "/check", Access: web.Admin, Action: "check_runtime_policy",
+			MaxBody: int64(v.cfg.MaxUploadSize), Timeout: checkTimeout, Handle: answer(v.checkRuntimePolicy)},
 	}
+}
+
+// policyHandlers are what can be done with one kind of named policies.
+type policyHandlers struct {
+	list        func(ctx context.Context) (any, error)
+	read        func(ctx context.Context, name string) (any, error)
+	add, update func(ctx context.Context, name string, body []byte) error
+	remove      func(ctx context.Context, name string) error
+}
+
+// collection is the routes of one kind of named policies; kind is its name in actions.
+func (v *Verifier) collection(path, kind string, h policyHandlers) []web.Route {
+	all, one := " /{version}/"+path, " /{version}/"+path+"/{name}"
+	return []web.Route{
+		{Pattern: "GET" + all, Access: web.Admin, Action: "list_" + kind + "_policies",
+			Handle: func(ctx context.Context, _ *web.Request) (any, error) { return h.list(ctx) }},
+		{Pattern: "GET" + one, Access: web.Admin, Action: "read_" + kind + "_policy", Timeout: uploadTimeout,
+			Handle: func(ctx context.Context, r *web.Request) (any, error) { return h.read(ctx, r.Param("name")) }},
+		v.upload("POST"+one, "create_"+kind+"_policy", h.add),
+		v.upload("PUT"+one, "update_"+kind+"_policy", h.update),
+		{Pattern: "DELETE" + one, Access: web.Admin, Action: "delete_" + kind + "_policy",
+			Handle: answering(web.Answer{Code: http.StatusNoContent}, named("name", h.remove))},
+	}
+}
+
+// upload is a route that takes a policy's text.
+func (v *Verifier) upload(pattern, action string, f func(ctx context.Context, name string, body []byte) error) web.Route {
+	return web.Route{Pattern: pattern, Access: web.Admin, Action: action, MaxBody: int64(v.cfg.MaxUploadSize),
+		Timeout: uploadTimeout, Handle: answering(web.Answer{Code: http.StatusCreated}, withBody("name", f))}
 }
 
 // named handles a request that is all in its path.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"keylime/ima"
 	"keylime/internal/config"
 	"keylime/internal/notify"
 	"keylime/internal/policy"
@@ -28,11 +29,13 @@ type Verifier struct {
 	store     store.Verifier
 	log       zerolog.Logger
 	policies  *policies
+	signers   signers
 	guard     guard
 	pool      *pool
 	cycle     *cycle
 	outbox    *outbox
 	scheduler *scheduler
+	checks    chan struct{} // slots for checks of proposed policies
 	closers   []func()
 }
 
@@ -52,9 +55,19 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	if err != nil {
 		return nil, err
 	}
+	if _, err := policy.CompileBoot(cfg.MeasuredBootEngine, nil); err != nil {
+		return nil, fmt.Errorf("measured_boot_policy_name: %w", err)
+	}
 	var run [8]byte
 	_, _ = rand.Read(run[:]) // never fails
-	v := &Verifier{cfg: cfg, store: s, log: o.Log, policies: newPolicies(s), guard: newGuard(o.Listen, cfg.AllowLoopbackAgents)}
+	v := &Verifier{
+		cfg: cfg, store: s, log: o.Log, policies: newPolicies(s, cfg.MeasuredBootEngine, extensions(cfg)...),
+		guard: newGuard(o.Listen, cfg.AllowLoopbackAgents), checks: make(chan struct{}, checkWidth),
+	}
+	v.signers = signers{required: cfg.RequirePolicySignatures, dir: cfg.TrustedPolicyKeysDir, store: s}
+	if err := v.checkSigners(ctx); err != nil {
+		return nil, err
+	}
 	v.pool = newPool(o.Client, v.guard, max(minIdleConn, 3*cfg.QuoteInterval))
 	v.closers = append(v.closers, v.pool.close)
 	pace := pacing{
@@ -66,7 +79,9 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	v.outbox = &outbox{store: s, verifierID: cfg.UUID, pacing: pace, rand: rand.Reader, log: o.Log, wake: func() { v.scheduler.wake() }}
 	v.cycle = &cycle{
 		store: s, policies: v.policies, pool: v.pool, outbox: v.outbox, labels: labels, log: o.Log,
-		pacing: pace, ignoreToMToU: cfg.IgnoreToMToUErrors, timeout: cfg.RequestTimeout,
+		signatures: ima.NewSignatureCache(rememberedSignatures),
+		pacing:     pace, ignoreToMToU: cfg.IgnoreToMToUErrors, extendedTemplates: cfg.ExtendedIMATemplates,
+		bootAlways: cfg.MeasuredBootEvaluate == "always", timeout: cfg.RequestTimeout,
 		run: hex.EncodeToString(run[:]), nonce: newNonce, rand: rand.Reader,
 	}
 	if v.outbox.channels, err = v.openChannels(ctx, o.Client); err != nil {
@@ -75,6 +90,39 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	}
 	v.scheduler = newScheduler(o.Log, v.rounds(), v.deliveries())
 	return v, nil
+}
+
+// checkSigners reads the keys that runtime policies may be signed with, and warns of what is required by name only.
+func (v *Verifier) checkSigners(ctx context.Context) error {
+	s := v.signers
+	if _, err := s.known(ctx); err != nil {
+		return err
+	}
+	if !s.required {
+		return nil
+	}
+	if s.dir == "" {
+		v.log.Warn().Msg("Runtime policies must be signed, but by any key that a policy brings along; trusted_policy_keys_dir says whose signatures count")
+	}
+	names, err := v.store.PolicyNames(ctx, store.RuntimePolicy)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		head, err := v.store.PolicyHead(ctx, store.RuntimePolicy, name)
+		if err == nil && s.checkStored(ctx, head) != nil {
+			v.log.Warn().Str("policy", name).Msg("Stored runtime policy lacks the signature that is required now; its agents are still judged by it")
+		}
+	}
+	return nil
+}
+
+// extensions are what runtime policies may have beyond upstream's.
+func extensions(cfg config.Verifier) []policy.Extension {
+	if cfg.EnableDMPolicy {
+		return []policy.Extension{policy.DMPolicy}
+	}
+	return nil
 }
 
 // severities compiles how failures are rated.

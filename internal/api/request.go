@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -89,34 +90,78 @@ func path(segments ...string) string {
 // call sends one request and decodes the envelope's results into results, unless that is nil. It returns the HTTP
 // status of the answer, 0 when there was none. Errors name the request without its query, which holds nonces.
 func (c caller) call(ctx context.Context, r request, results any) (int, error) {
-	req, err := c.build(ctx, r)
+	rsp, err := c.send(ctx, c.http, r)
 	if err != nil {
 		return 0, err
 	}
-	rsp, err := c.http.Do(req)
-	if err != nil {
-		if sent := (*url.Error)(nil); errors.As(err, &sent) {
-			err = sent.Err
-		}
-		return 0, fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
-	}
 	defer rsp.Body.Close()
-	data, err := readAnswer(rsp, r.limit)
-	if err != nil {
-		return rsp.StatusCode, fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
-	}
-	switch {
-	case rsp.StatusCode < 200 || rsp.StatusCode > 299:
-		refused := answeredError(r, c.base, rsp.StatusCode, data)
-		refused.RetryAfter = rsp.Header.Get("Retry-After")
-		return rsp.StatusCode, refused
-	case rsp.StatusCode == http.StatusNoContent && results == nil:
-		return rsp.StatusCode, nil
+	data, err := c.read(r, rsp)
+	if err != nil || rsp.StatusCode == http.StatusNoContent && results == nil {
+		return rsp.StatusCode, err
 	}
 	if err := decodeEnvelope(data, rsp.StatusCode, results); err != nil {
 		return rsp.StatusCode, fmt.Errorf("%s %s: %w: %w", r.method, c.base+r.path, ErrMalformed, err)
 	}
 	return rsp.StatusCode, nil
+}
+
+// lines sends one request and calls each with the lines of the answer, as they come. How long that may take is up to
+// ctx alone. An answer that breaks off is an error.
+func (c caller) lines(ctx context.Context, r request, each func(line []byte) error) error {
+	patient := *c.http
+	patient.Timeout = 0
+	rsp, err := c.send(ctx, &patient, r)
+	if err != nil {
+		return err
+	}
+	defer rsp.Body.Close()
+	if rsp.StatusCode != http.StatusOK {
+		if _, err = c.read(r, rsp); err == nil {
+			err = fmt.Errorf("%s %s: %w: status %d", r.method, c.base+r.path, ErrMalformed, rsp.StatusCode)
+		}
+		return err
+	}
+	in := bufio.NewScanner(rsp.Body)
+	in.Buffer(nil, smallAnswer)
+	for in.Scan() {
+		if err := each(in.Bytes()); err != nil {
+			return err
+		}
+	}
+	if err := in.Err(); err != nil {
+		return fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
+	}
+	return nil
+}
+
+// send sends one request. The caller closes the answer's body.
+func (c caller) send(ctx context.Context, client *http.Client, r request) (*http.Response, error) {
+	req, err := c.build(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	rsp, err := client.Do(req)
+	if err != nil {
+		if sent := (*url.Error)(nil); errors.As(err, &sent) {
+			err = sent.Err
+		}
+		return nil, fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
+	}
+	return rsp, nil
+}
+
+// read reads a whole answer. One that says no is an *Error.
+func (c caller) read(r request, rsp *http.Response) (string, error) {
+	data, err := readAnswer(rsp, r.limit)
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w", r.method, c.base+r.path, err)
+	}
+	if rsp.StatusCode < 200 || rsp.StatusCode > 299 {
+		refused := answeredError(r, c.base, rsp.StatusCode, data)
+		refused.RetryAfter = rsp.Header.Get("Retry-After")
+		return "", refused
+	}
+	return data, nil
 }
 
 func (c caller) build(ctx context.Context, r request) (*http.Request, error) {

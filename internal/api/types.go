@@ -1,6 +1,9 @@
 package api
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Envelope is the shape of every JSON answer of API 2.x. Agents of upstream answer results null to a POST.
 type Envelope struct {
@@ -149,7 +152,8 @@ type EnrolRequest struct {
 	TPMPolicy          *string         `json:"tpm_policy"`
 	RuntimePolicy      *string         `json:"runtime_policy"` // base64
 	RuntimePolicyName  *string         `json:"runtime_policy_name"`
-	RuntimePolicyKey   *string         `json:"runtime_policy_key"` // base64 PEM
+	RuntimePolicyKey   *string         `json:"runtime_policy_key"`        // base64 PEM
+	TPMPolicyName      *string         `json:"tpm_policy_name,omitempty"` // ours: a named PCR policy
 	MBPolicy           *string         `json:"mb_policy"`
 	MBPolicyName       *string         `json:"mb_policy_name"`
 	IMAVerificationKey *string         `json:"ima_sign_verification_keys"`
@@ -195,6 +199,11 @@ type VerifierAgent struct {
 	// RuntimePolicyName and RuntimePolicyDigest are ours: which policy, in which version, judged the last round.
 	RuntimePolicyName   string `json:"runtime_policy_name,omitempty"`
 	RuntimePolicyDigest string `json:"runtime_policy_digest,omitempty"`
+	// TPMPolicyName and TPMPolicyDigest are ours too: the same of a named PCR policy.
+	TPMPolicyName   string `json:"tpm_policy_name,omitempty"`
+	TPMPolicyDigest string `json:"tpm_policy_digest,omitempty"`
+	// RuntimePolicyWindow is ours: set while the runtime policy is replaced in stages.
+	RuntimePolicyWindow *PolicyWindow `json:"runtime_policy_window,omitempty"`
 	// Appraises is ours: what evidence is judged by beside the quote itself, of "tpm_policy" and "runtime_policy". An
 	// empty list means that the agent proves its identity and nothing else; nil, that the verifier does not say.
 	Appraises []string `json:"appraises,omitzero"`
@@ -217,6 +226,53 @@ type RuntimePolicyRecord struct {
 	Name          string  `json:"name"`
 	TmpPolicy     *string `json:"tmp_policy"` // always null; the name is a wire fact
 	RuntimePolicy string  `json:"runtime_policy"`
+	// Window is ours: set while the text that this one replaces still counts.
+	Window *PolicyWindow `json:"window,omitempty"`
+}
+
+// PolicyWindow is the time in which a runtime policy is replaced in stages.
+type PolicyWindow struct {
+	Until          time.Time `json:"until"` // from then on, only the new text counts
+	PreviousDigest string    `json:"previous_digest"`
+}
+
+// RuntimePolicyCheck is POST /v2.x/allowlists/:name/check, an extension. The answer is one AgentCheck a line.
+type RuntimePolicyCheck struct {
+	ProposedPolicy   *string `json:"proposed_policy"`              // base64
+	RuntimePolicyKey *string `json:"runtime_policy_key,omitempty"` // base64 PEM
+}
+
+// The verdicts of an AgentCheck.
+const (
+	CheckPass        = "pass"
+	CheckFail        = "fail"
+	CheckUnreachable = "unreachable" // nothing is known: there was no evidence to judge
+)
+
+// AgentCheck says how an agent would fare by a proposed policy.
+type AgentCheck struct {
+	Agent    string         `json:"agent"`
+	Status   string         `json:"attestation_status"` // as it is attested now
+	Verdict  string         `json:"verdict"`
+	Detail   string         `json:"detail,omitempty"` // why there was no evidence
+	Entries  int            `json:"entries"`          // of the measurement list, judged
+	Total    int            `json:"failure_count"`
+	Failures []CheckFailure `json:"failures"` // the first of them
+}
+
+// CheckFailure is one failure of an AgentCheck.
+type CheckFailure struct {
+	EventID  string          `json:"event_id"`
+	Severity string          `json:"severity"`
+	Context  json.RawMessage `json:"context"`
+}
+
+// RuntimePolicyStage is PUT /v2.x/allowlists/:name/stage, an extension. Its policy has a name of its own, so that a peer
+// that takes the path for that of an update finds none.
+type RuntimePolicyStage struct {
+	ProposedPolicy   *string `json:"proposed_policy"`              // base64
+	RuntimePolicyKey *string `json:"runtime_policy_key,omitempty"` // base64 PEM
+	Seconds          int64   `json:"seconds"`                      // for which the present text counts as well
 }
 
 // RuntimePolicyNames is GET /v2.x/allowlists; the key has a space.
@@ -238,4 +294,20 @@ type MBPolicyRecord struct {
 // MBPolicyNames is GET /v2.x/mbpolicies.
 type MBPolicyNames struct {
 	Names []string `json:"mbpolicy names"`
+}
+
+// PCRPolicyUpload is POST and PUT /v2.x/pcrpolicies/:name, an extension of this implementation.
+type PCRPolicyUpload struct {
+	TPMPolicy *string `json:"tpm_policy"`
+}
+
+// PCRPolicyRecord is GET /v2.x/pcrpolicies/:name.
+type PCRPolicyRecord struct {
+	Name      string `json:"name"`
+	TPMPolicy string `json:"tpm_policy"`
+}
+
+// PCRPolicyNames is GET /v2.x/pcrpolicies.
+type PCRPolicyNames struct {
+	Names []string `json:"pcrpolicy names"`
 }

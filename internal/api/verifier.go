@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 )
@@ -77,6 +78,24 @@ func (c *VerifierClient) UpdateRuntimePolicy(ctx context.Context, version, name 
 	return c.policy(ctx, http.MethodPut, version, "allowlists", name, p)
 }
 
+// StageRuntimePolicy replaces a named runtime policy in stages.
+func (c *VerifierClient) StageRuntimePolicy(ctx context.Context, version, name string, p RuntimePolicyStage) (w PolicyWindow, err error) {
+	_, err = c.call(ctx, request{method: http.MethodPut, path: path("v"+version, "allowlists", name, "stage"), body: p}, &w)
+	return w, err
+}
+
+// CheckRuntimePolicy calls each with how every agent that uses the named policy would fare by a proposed text.
+func (c *VerifierClient) CheckRuntimePolicy(ctx context.Context, version, name string, p RuntimePolicyCheck, each func(AgentCheck) error) error {
+	r := request{method: http.MethodPost, path: path("v"+version, "allowlists", name, "check"), body: p}
+	return c.lines(ctx, r, func(line []byte) error {
+		var a AgentCheck
+		if err := json.Unmarshal(line, &a); err != nil {
+			return fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		return each(a)
+	})
+}
+
 // RuntimePolicy returns a named runtime policy.
 func (c *VerifierClient) RuntimePolicy(ctx context.Context, version, name string) (p RuntimePolicyRecord, err error) {
 	return p, c.large(ctx, path("v"+version, "allowlists", name), &p)
@@ -115,6 +134,31 @@ func (c *VerifierClient) MBPolicies(ctx context.Context, version string) (n MBPo
 // DeleteMBPolicy removes a named measured-boot policy that no agent uses.
 func (c *VerifierClient) DeleteMBPolicy(ctx context.Context, version, name string) error {
 	return c.policy(ctx, http.MethodDelete, version, "mbpolicies", name, nil)
+}
+
+// AddPCRPolicy stores a new named PCR policy.
+func (c *VerifierClient) AddPCRPolicy(ctx context.Context, version, name string, p PCRPolicyUpload) error {
+	return c.policy(ctx, http.MethodPost, version, "pcrpolicies", name, p)
+}
+
+// UpdatePCRPolicy replaces a named PCR policy.
+func (c *VerifierClient) UpdatePCRPolicy(ctx context.Context, version, name string, p PCRPolicyUpload) error {
+	return c.policy(ctx, http.MethodPut, version, "pcrpolicies", name, p)
+}
+
+// PCRPolicy returns a named PCR policy.
+func (c *VerifierClient) PCRPolicy(ctx context.Context, version, name string) (p PCRPolicyRecord, err error) {
+	return p, c.large(ctx, path("v"+version, "pcrpolicies", name), &p)
+}
+
+// PCRPolicies lists the names of PCR policies.
+func (c *VerifierClient) PCRPolicies(ctx context.Context, version string) (n PCRPolicyNames, err error) {
+	return n, c.large(ctx, path("v"+version, "pcrpolicies"), &n)
+}
+
+// DeletePCRPolicy removes a named PCR policy that no agent uses.
+func (c *VerifierClient) DeletePCRPolicy(ctx context.Context, version, name string) error {
+	return c.policy(ctx, http.MethodDelete, version, "pcrpolicies", name, nil)
 }
 
 func (c *VerifierClient) policy(ctx context.Context, method, version, collection, name string, body any) error {

@@ -60,6 +60,29 @@ type (
 		Got     hexBytes `json:"got,omitempty"`
 		Line    uint64   `json:"line"`
 	}
+	bootLogContext struct {
+		Context string `json:"context"`
+		Data    string `json:"data"`
+	}
+	bootPCRContext struct {
+		Context  string   `json:"context"`
+		Got      hexBytes `json:"got"`
+		Expected hexBytes `json:"expected"`
+	}
+	bootPolicyContext struct {
+		Context string `json:"context"`
+		Policy  string `json:"policy"`
+		Digest  string `json:"policy_digest"`
+		Reason  text   `json:"reason"`
+	}
+	deviceContext struct {
+		Message  string `json:"message"`
+		Device   string `json:"device,omitempty"`
+		Context  string `json:"context,omitempty"`
+		Got      string `json:"got,omitempty"`
+		Expected string `json:"expected,omitempty"` // JSON
+		Line     uint64 `json:"line,omitempty"`
+	}
 	digestContext struct {
 		Message  string   `json:"message"`
 		Path     text     `json:"path"`

@@ -22,8 +22,17 @@ const (
 	EventIMAWrongHash     = "ima.validation.ima-ng.runtime_policy_hash"
 	EventIMASignature     = "ima.validator.ima-sig.invalid_signature"
 	EventIMAInvalidKey    = "ima.invalid_key"
+	EventDM               = "ima.validation.dm." // and what is wrong with a device
 	EventIMAPCRMismatch   = "ima.pcr_mismatch"
 	EventIMAQuoteProgress = "ima.quote_progress"
+
+	EventBootBase64  = "measured_boot.parser.log.base64decode"
+	EventBootLog     = "measured_boot.parser.tpm2_eventlog.error"
+	EventBootPCRs    = "measured_boot.parser.invalid_pcrs"
+	EventBootBank    = "measured_boot.parser.invalid_pcrs_hashes"
+	EventBootPCR     = "measured_boot.invalid_pcr_" // and the PCR's number
+	EventBootMissing = "measured_boot.missing_pcrs"
+	EventBootPolicy  = "measured_boot.policy_" // and the engine's name
 )
 
 // MaxFailures is the number of failures that one verdict lists. Later ones are counted, and listed only when their

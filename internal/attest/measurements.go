@@ -1,10 +1,10 @@
 package attest
 
 import (
-	"encoding/hex"
 	"strconv"
 
 	"keylime/ima"
+	"keylime/ima/dm"
 	"keylime/internal/policy"
 	"keylime/tpm"
 )
@@ -18,7 +18,7 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 	first := r.Evidence.IMAEntry
 	switch {
 	case !r.Evidence.HasIMA:
-		r.fail(EventUnusedPCR+strconv.Itoa(tpm.PCRIma), true, "PCR 10 was quoted, but the agent sent no measurement list")
+		r.failNoList()
 		return
 	case len(r.Evidence.IMA) > ima.MaxList:
 		r.fail(EventIMAEntry, true, "the measurement list exceeds "+strconv.Itoa(ima.MaxList)+" bytes")
@@ -34,16 +34,18 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 	if r.rebooted() {
 		r.next.Shown = 0
 	}
-	if first != 0 && (r.rebooted() || pcrs.Bank() != r.State.Bank) {
-		r.again = true // the entries continue another list than the one whose running value we have
+	if first != 0 && (r.rebooted() || pcrs.Bank() != r.State.Bank || r.unknownDevices()) {
+		r.again = true // the entries continue a list that we do not have, or did not judge by this policy
 		return
 	}
 	var start []byte
 	if first != 0 {
 		start = r.State.PCR10
+		r.keys.proven = r.State.Keyrings
 	}
+	r.startDevices(first != 0)
 	before := len(r.failures)
-	result := ima.Replay(r.Evidence.IMA, start, pcrs, r.Policy.Runtime.LogHash(), func(e *ima.Entry, err error) {
+	result := ima.Replay(r.Evidence.IMA, start, pcrs, listFormat(r.Policy), func(e *ima.Entry, err error) {
 		r.checkEntry(first+uint64(e.Line), e, err)
 	})
 	r.stats.Entries, r.stats.Proven = result.Entries, result.Proven
@@ -53,7 +55,7 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 		r.again = true
 	case !result.Matched:
 		got, _ := pcrs.PCR(tpm.PCRIma)
-		r.fail(EventIMAPCRMismatch, true, "IMA measurement list does not match TPM PCR "+hex.EncodeToString(got))
+		r.failMismatch(got)
 	case proven < r.next.Shown:
 		r.fail(EventIMAQuoteProgress, true, progressContext{
 			Message: "PCR quote did not make progress to catch up with log",
@@ -65,7 +67,19 @@ func (r *round) checkMeasurements(pcrs tpm.VerifiedPCRs) {
 		r.next.PCR10, _ = pcrs.PCR(tpm.PCRIma)
 		r.next.NextEntry = proven
 		r.next.Shown = first + uint64(result.Lines)
+		r.next.Keyrings = r.keys.upTo(proven)
+		r.checkDevices()
 	}
+}
+
+// failNoList reports that PCR 10 is there, but nothing that explains it.
+func (r *round) failNoList() {
+	r.fail(EventUnusedPCR+strconv.Itoa(tpm.PCRIma), true, "PCR 10 was quoted, but the agent sent no measurement list")
+}
+
+// listFormat is what a list looks like under the policy.
+func listFormat(p *policy.Set) ima.Format {
+	return ima.Format{TemplateHash: p.Runtime.LogHash(), Extended: p.ExtendedTemplates}
 }
 
 // checkEntry appraises one line of the list. line is its number in the attester's whole list, from 1.
@@ -99,36 +113,65 @@ func (r *round) checkEntry(line uint64, e *ima.Entry, err error) {
 			Got:      hexBytes(e.TemplateHash),
 			Line:     line,
 		})
-	case e.Template == "ima-buf":
+	case e.IsBuffer:
 		r.checkBuffer(line, e)
 	case len(e.Signature) > 0 && ima.CheckSignature(e.Signature) != nil:
 		r.fail(EventIMASignature, true, fileContext{
 			Message: text{"signature could not be validated for file ", e.Name},
 			Line:    line,
 		})
+	case r.isBootAggregate(e.Name, e.Digest):
 	default:
-		r.checkFinding(line, e, r.Policy.Runtime.File(e.Name, e.Digest))
+		r.checkFile(line, e)
 	}
+}
+
+// checkFile appraises a file: the policy lists its digest, or somebody trusted signed it. The list is asked first, for
+// it is quick.
+func (r *round) checkFile(line uint64, e *ima.Entry) {
+	f := r.Policy.Runtime.File(e.Name, e.Digest)
+	if f.Reason != policy.Accepted && len(e.Signature) > 0 && r.signed(e) {
+		return
+	}
+	r.checkFinding(line, e, f)
 }
 
 // checkBuffer appraises a key or critical data. Policies name the digest, and so it must be that of the buffer.
 func (r *round) checkBuffer(line uint64, e *ima.Entry) {
+	devices := r.Policy.Runtime.DeviceMapper()
+	if !dm.IsEvent(e.Name) {
+		devices = nil
+	}
 	if !e.BufferMatches() {
-		r.fail(EventIMAHash, true, hashContext{
-			Message: text{"digest is not that of the measured buffer ", e.Name},
-			Got:     hexBytes(e.Digest),
-			Line:    line,
-		})
+		r.failBuffer(line, e, devices != nil)
 		return
 	}
 	switch ima.ClassifyKey(e.Buffer) {
 	case ima.UnsupportedKey:
 		r.fail(EventIMAInvalidKey, true, fileContext{Message: text{"the key's algorithm is not supported, keyring ", e.Name}, Line: line})
 	case ima.UsableKey:
-		r.checkFinding(line, e, r.Policy.Runtime.Key(e.Name, e.Digest))
+		f, trusted := r.Policy.Runtime.Key(e.Name, e.Digest)
+		if trusted {
+			r.keys.learn(line, e)
+		}
+		r.checkFinding(line, e, f)
 	case ima.NotKey:
+		if devices != nil {
+			r.checkDevice(line, e, devices)
+			return
+		}
 		r.checkFinding(line, e, r.Policy.Runtime.Buffer(e.Name, e.Digest))
 	}
+}
+
+// failBuffer reports that the digest is another buffer's.
+func (r *round) failBuffer(line uint64, e *ima.Entry, device bool) {
+	context := hashContext{Message: text{"digest is not that of the measured buffer ", e.Name}, Got: hexBytes(e.Digest), Line: line}
+	if device {
+		r.fail(EventDM+"invalid_data", true, context)
+		return
+	}
+	r.fail(EventIMAHash, true, context)
 }
 
 // checkFinding reports what the runtime policy says of a file, a key or critical data.

@@ -50,6 +50,7 @@ func enrolled(t *testing.T, exchange recorded.Exchange) Input {
 	var body struct {
 		TPMPolicy     string   `json:"tpm_policy"`
 		RuntimePolicy []byte   `json:"runtime_policy"`
+		BootPolicy    string   `json:"mb_policy"`
 		AK            []byte   `json:"ak_tpm"`
 		Hash          []string `json:"accept_tpm_hash_algs"`
 		Enc           []string `json:"accept_tpm_encryption_algs"`
@@ -66,9 +67,13 @@ func enrolled(t *testing.T, exchange recorded.Exchange) Input {
 	if err != nil {
 		t.Fatal(err)
 	}
+	judge := set(t, runtime, body.TPMPolicy)
+	if judge.Boot, err = policy.CompileBoot(policy.BootExample, []byte(body.BootPolicy)); err != nil {
+		t.Fatal(err)
+	}
 	return Input{
 		Identity: Identity{AK: ak, AcceptHash: body.Hash, AcceptEnc: body.Enc, AcceptSign: body.Sign},
-		Policy:   set(t, runtime, body.TPMPolicy),
+		Policy:   judge,
 	}
 }
 

@@ -40,6 +40,7 @@ type machine struct {
 	ahead  []fleet.Measurement
 	state  State
 	last   Outcome
+	chain  *fleet.BootLog // how the machine boots; nil: nothing is measured
 	// accepted algorithms
 	hash, enc, sign []string
 }
@@ -78,6 +79,17 @@ func (m *machine) boot(t testing.TB) {
 		t.Fatal(err)
 	}
 	m.ahead = nil
+}
+
+// reboot starts the machine, which measures its boot first.
+func (m *machine) reboot(t testing.TB) {
+	t.Helper()
+	if m.chain == nil {
+		m.tpm.Reset()
+	} else if err := m.chain.Boot(m.tpm); err != nil {
+		t.Fatal(err)
+	}
+	m.boot(t)
 }
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }
@@ -169,12 +181,16 @@ func (m *machine) answer(t testing.TB) Input {
 		t.Fatal(err)
 	}
 	list, first := m.list.From(ch.Entry)
+	var bootLog []byte
+	if m.chain != nil {
+		bootLog = m.chain.Bytes()
+	}
 	return Input{
 		Identity:  Identity{AK: m.ak, AcceptHash: m.hash, AcceptEnc: m.enc, AcceptSign: m.sign},
 		Challenge: ch,
 		Evidence: Evidence{
 			Quote: quote, HashAlg: m.ak.SchemeHash().String(), EncAlg: m.ak.EncAlg(), SignAlg: m.ak.SignAlg(),
-			PubKey: m.key, IMA: list, HasIMA: true, IMAEntry: first,
+			PubKey: m.key, IMA: list, HasIMA: true, IMAEntry: first, BootLog: bootLog,
 		},
 		Policy: m.policy,
 		State:  m.state,
@@ -257,8 +273,7 @@ func (m *machine) step(t testing.TB, step string) (got, want string) {
 		}
 		m.ahead = nil
 	case "reboot":
-		m.tpm.Reset()
-		m.boot(t)
+		m.reboot(t)
 	case "suspend":
 		m.tpm.Restart()
 	case "restart":

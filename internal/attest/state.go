@@ -2,6 +2,7 @@ package attest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,11 +29,19 @@ type State struct {
 	// The next round must prove them all: an entry once shown cannot be withdrawn.
 	Shown uint64 `json:"shown,omitempty"`
 
-	Keyrings map[string]string `json:"keyrings,omitempty"` // learned keyrings: name → keyring JSON
+	// Keyrings are the keys learned from proven entries: name of the keyring → keyring JSON, as learnedRing has it.
+	Keyrings map[string]string `json:"keyrings,omitempty"`
+
+	// Boot names the last good judgement of the boot: a digest of all that it depends on, see round.bootKey.
+	Boot []byte `json:"boot,omitempty"` // since version 2
+
+	// DeviceMapper is what came of the proven entries of the device mapper; nil when the policy did not ask.
+	DeviceMapper *DeviceMapper `json:"deviceMapper,omitempty"` // since version 2
 }
 
-// stateVersion is the first byte of an encoded State. What follows is JSON of that version's fields.
-const stateVersion = 1
+// stateVersion is the first byte of an encoded State. What follows is JSON of that version's fields; a later version has
+// those of the earlier ones.
+const stateVersion = 2
 
 var errStateVersion = errors.New("attestation state of an unknown version; it was written by a newer release")
 
@@ -50,7 +59,7 @@ func DecodeState(encoded []byte) (State, error) {
 	if len(encoded) == 0 {
 		return State{}, nil
 	}
-	if encoded[0] != stateVersion {
+	if encoded[0] == 0 || encoded[0] > stateVersion {
 		return State{}, fmt.Errorf("%w (version %d)", errStateVersion, encoded[0])
 	}
 	var s State
@@ -64,6 +73,12 @@ func DecodeState(encoded []byte) (State, error) {
 	}
 	if (s.Bank != 0 && !s.Bank.Valid()) || len(s.PCR10) != s.Bank.Size() {
 		return State{}, fmt.Errorf("attestation state: PCR 10 of %d bytes does not fit bank %v", len(s.PCR10), s.Bank)
+	}
+	if len(s.Boot) != 0 && (len(s.Boot) != sha256.Size || encoded[0] < 2) {
+		return State{}, fmt.Errorf("attestation state: digest of the boot has %d bytes", len(s.Boot))
+	}
+	if s.DeviceMapper != nil && encoded[0] < 2 {
+		return State{}, errors.New("attestation state: devices in a version that has none")
 	}
 	if s.Bank == 0 && s.NextEntry != 0 {
 		return State{}, errors.New("attestation state: entries were proven, but PCR 10 is missing")

@@ -2,6 +2,10 @@ package attest
 
 import (
 	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"keylime/internal/policy"
 	"keylime/tpm"
 )
 
@@ -27,6 +32,18 @@ var exampleStates = map[string]State{
 		Shown:     830,
 		Keyrings:  map[string]string{".ima": `{"pubkeys":["AA=="],"keyids":[1]}`, ".evm": "{}"},
 	},
+	"boot": {
+		Attested: true,
+		Clock:    tpm.Clock{Clock: 3, ResetCount: 2, Safe: true},
+		Boot:     bytes.Repeat([]byte{0xB0}, 32),
+	},
+	"devices": {
+		Attested: true,
+		Clock:    tpm.Clock{Clock: 4, ResetCount: 2, Safe: true},
+		DeviceMapper: &DeviceMapper{Policy: "ab", Devices: policy.Devices{
+			"CRYPT-1": {Active: true, Valid: true, Table: "sha256:cd", Rule: "root"}, "": {},
+		}},
+	},
 	"restarted": {
 		Attested: true,
 		Clock:    tpm.Clock{Clock: 1, ResetCount: 2, Safe: true},
@@ -38,7 +55,7 @@ var exampleStates = map[string]State{
 func TestStateGoldenFiles(t *testing.T) {
 	t.Parallel()
 	for name, want := range exampleStates {
-		file := filepath.Join("testdata", "state", "v1-"+name)
+		file := filepath.Join("testdata", "state", fmt.Sprintf("v%d-%s", stateVersion, name))
 		if os.Getenv("KEYLIME_WRITE_GOLDEN") != "" {
 			if err := os.WriteFile(file, want.Encode(), 0o644); err != nil {
 				t.Fatal(err)
@@ -61,12 +78,33 @@ func TestStateGoldenFiles(t *testing.T) {
 	}
 }
 
+// TestOldStatesDecode reads the files of earlier versions, which lack the later fields.
+func TestOldStatesDecode(t *testing.T) {
+	t.Parallel()
+	for name, want := range exampleStates {
+		encoded, err := os.ReadFile(filepath.Join("testdata", "state", "v1-"+name))
+		if errors.Is(err, fs.ErrNotExist) && (want.Boot != nil || want.DeviceMapper != nil) {
+			continue // there was no such state
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := DecodeState(encoded)
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("v1-%s: %v (-want +got):\n%s", name, err, diff)
+		}
+	}
+}
+
 func TestDecodeStateRefuses(t *testing.T) {
 	t.Parallel()
 	for name, encoded := range map[string]string{
-		"newer version":        "\x02{}",
+		"newer version":        "\x03{}",
+		"boot in version 1":    "\x01{\"boot\":\"" + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "\"}",
+		"boot of wrong length": "\x02{\"boot\":\"AAAA\"}",
 		"unknown field":        "\x01{\"surprise\":1}",
 		"trailing data":        "\x01{}{}",
+		"devices in v1":        "\x01{\"deviceMapper\":{\"policy\":\"\"}}",
 		"truncated":            "\x01{\"attested\":tr",
 		"PCR of wrong length":  "\x01{\"bank\":11,\"pcr10\":\"AAAA\"}",
 		"unknown bank":         "\x01{\"bank\":99}",

@@ -19,7 +19,9 @@ import (
 //  4. PCR 16 binds the transport key;
 //  5. PCRs have the values of the tpm_policy;
 //  6. the measurement list replays to PCR 10, and proves all entries that were shown before;
-//  7. each of its entries is what the runtime policy allows.
+//  7. each of its entries is what the runtime policy allows;
+//  8. the event log replays to the PCRs of measured boot, and says what the measured-boot policy accepts. This is done
+//     whenever the TPM was reset, or the log, the policy or those PCRs changed since the last good round.
 //
 // The first three end the round when they fail; of the others all failures are reported.
 //
@@ -57,11 +59,17 @@ func (in *Input) check() error {
 // round is the appraisal of one Input.
 type round struct {
 	Input
-	next     State // becomes the outcome's when all passes
-	again    bool
-	failures []Failure
-	worst    policy.Severity // of failures
-	stats    Stats
+	next  State // becomes the outcome's when all passes
+	keys  learnedKeys
+	again bool
+	// devices are those of the device mapper, as the list has them.
+	devices deviceTrack
+	// aggregates are what boot_aggregate may be besides the policy's: those that the event log explains.
+	aggregates [][]byte
+	failures   []Failure
+	worst      policy.Severity // of failures
+	stats      Stats
+	listAll    bool // failures without a limit
 }
 
 func (r *round) run() {
@@ -69,13 +77,15 @@ func (r *round) run() {
 	if !ok || !r.checkClock(pcrs.Clock()) {
 		return
 	}
+	boot := r.readBootLog(pcrs)
 	if r.Challenge.BindData {
 		r.checkDataPCR(pcrs)
 	}
-	r.checkPCRPolicy(pcrs)
+	r.checkPCRPolicy(pcrs.PCR)
 	if pcrs.Mask().Has(tpm.PCRIma) {
 		r.checkMeasurements(pcrs)
 	}
+	r.checkBoot(boot, pcrs)
 }
 
 func (r *round) outcome() Outcome {
@@ -173,10 +183,10 @@ func (r *round) checkDataPCR(pcrs tpm.VerifiedPCRs) {
 	}
 }
 
-// checkPCRPolicy is the fifth step.
-func (r *round) checkPCRPolicy(pcrs tpm.VerifiedPCRs) {
+// checkPCRPolicy is the fifth step. The values are there: the quote has the challenge's PCRs, and these the policy's.
+func (r *round) checkPCRPolicy(value func(pcr int) ([]byte, bool)) {
 	for _, pcr := range r.Policy.PCR.Constrained().PCRs() {
-		got, _ := pcrs.PCR(pcr) // covered: the quote has the challenge's PCRs, and these the policy's
+		got, _ := value(pcr)
 		if !r.Policy.PCR.Allows(pcr, got) {
 			r.fail(EventInvalidPCR+strconv.Itoa(pcr), true, pcrContext{
 				Context:  "PCR value is not in allowlist",
@@ -190,7 +200,7 @@ func (r *round) checkPCRPolicy(pcrs tpm.VerifiedPCRs) {
 // fail records a failure. Beyond MaxFailures it is only counted, unless it is worse than all before.
 func (r *round) fail(eventID string, recoverable bool, context any) {
 	r.stats.Failures++
-	full := len(r.failures) >= MaxFailures
+	full := len(r.failures) >= MaxFailures && !r.listAll
 	if full && r.worst.Highest {
 		return
 	}

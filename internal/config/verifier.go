@@ -33,6 +33,15 @@ type Verifier struct {
 	SeverityLabels     []string // ascending
 	SeverityPolicy     []SeverityRule
 	IgnoreToMToUErrors bool
+	// What measurement lists and runtime policies may hold beyond upstream's.
+	ExtendedIMATemplates bool
+	EnableDMPolicy       bool
+
+	RequirePolicySignatures bool   // runtime policies must be signed
+	TrustedPolicyKeysDir    string // public keys that may sign them; "" = any that came with a policy
+
+	MeasuredBootEngine   string // accept-all, reject-all, example or example-relaxed
+	MeasuredBootEvaluate string // once or always
 
 	Revocations Revocations
 }
@@ -74,6 +83,12 @@ func (v *Verifier) options() []option {
 		{"severity_labels", list(&v.SeverityLabels, "info", "notice", "warning", "error", "critical", "alert", "emergency"), "severity labels, least severe first"},
 		{"severity_policy", severityRules(&v.SeverityPolicy, SeverityRule{".*", "emergency"}), "severity by event id; the first rule whose expression matches the whole id wins, and no match is the most severe"},
 		{"ignore_tomtou_errors", boolean(&v.IgnoreToMToUErrors, true), "accept IMA violations (a file changed while it was measured); false fails the agent for one"},
+		{"require_allow_list_signatures", boolean(&v.RequirePolicySignatures, false), "refuse runtime policies without a good signature"},
+		{"trusted_policy_keys_dir", text(&v.TrustedPolicyKeysDir, ""), "directory with the public keys (*.pub, *.pem) that runtime policies may be signed with; a relative path is under KEYLIME_DIR; empty = any key that a policy brought along"},
+		{"extended_ima_templates", boolean(&v.ExtendedIMATemplates, false), "accept the IMA templates ima-ngv2, ima-sigv2, ima-modsig, evm-sig and formats that begin with d-ng|n-ng; false fails an agent that has such entries"},
+		{"measured_boot_policy_name", oneOf(&v.MeasuredBootEngine, "accept-all", bootEngines...), "what judges the boots of agents that have a measured-boot policy: accept-all asks that the event log explains the quote, example and example-relaxed compare with the policy as a reference state; see docs/measured-boot.md"},
+		{"measured_boot_evaluate", oneOf(&v.MeasuredBootEvaluate, "once", "once", "always"), "once judges a boot when the TPM was reset, or event log, PCRs or policy changed since the last good attestation; always judges it in each"},
+		{"enable_dm_policy", boolean(&v.EnableDMPolicy, false), "accept runtime policies with ima.dm_policy, which appraise device-mapper measurements; false refuses them"},
 		{"revocations.enabled_revocation_notifications", list(&v.Revocations.Enabled, "agent"), "who is told of a failed agent: agent, webhook, zeromq"},
 		{"revocations.zmq_ip", address(&v.Revocations.ZMQIP, "127.0.0.1"), "address that the ZeroMQ publisher listens on"},
 		{"revocations.zmq_port", integer(&v.Revocations.ZMQPort, 8992, 0, 65535), "port that the ZeroMQ publisher listens on"},
@@ -87,10 +102,7 @@ func (v *Verifier) laterOptions() []option {
 		{"authorization_provider", unsupported("simple"), "only simple: an administrator is whoever has a client certificate of trusted_client_ca"},
 		{"num_workers", ignored("0"), "read by nothing"},
 		{"max_workers", ignored("16"), "worker processes; this verifier is one process, see max_rounds_in_flight"},
-		{"measured_boot_policy_name", unsupported("accept-all"), "measured-boot policy engine"},
 		{"measured_boot_imports", unsupported("[]"), "Python modules with policy engines"},
-		{"measured_boot_evaluate", later("once"), "once or always"},
-		{"require_allow_list_signatures", unsupported("False"), "refuse unsigned runtime policies"},
 		{"mode", unsupported("pull"), "who starts an attestation"},
 		{"challenge_lifetime", later("1800"), "push: life of a challenge, in seconds"},
 		{"nonce_lifetime", later("60"), "push: life of a session nonce, in seconds"},
@@ -105,12 +117,18 @@ func (v *Verifier) laterOptions() []option {
 	}, databaseOptions(), archiveOptions(""))
 }
 
+// bootEngines are the measured-boot policy engines.
+var bootEngines = []string{"accept-all", "reject-all", "example", "example-relaxed"}
+
 // notifiers are the channels of enabled_revocation_notifications.
 var notifiers = []string{"agent", "webhook", "zeromq"}
 
 func (v *Verifier) finish(dir string) (warnings []string, errs []error) {
 	v.KeylimeDir = dir
 	v.Store = under(dir, v.Store)
+	if v.TrustedPolicyKeysDir != "" {
+		v.TrustedPolicyKeysDir = under(dir, v.TrustedPolicyKeysDir)
+	}
 	warnings, errs = v.TLS.finish(dir, "cv_ca", true)
 	if v.UUID == "" {
 		errs = append(errs, optionError("uuid", "must not be empty"))

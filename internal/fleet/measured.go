@@ -14,27 +14,49 @@ import (
 // BootAggregate is the path of the list's first entry.
 const BootAggregate = "boot_aggregate"
 
-// Measurement is one ima-ng entry of a measurement list with a SHA-256 file digest.
+// Measurement is one entry of a measurement list with a SHA-256 digest: of template ima-ng, of ima-sig when it has a
+// signature, of ima-buf when it has a buffer.
 type Measurement struct {
-	Path   string
-	Digest []byte // SHA-256 of the file
+	Path      string // or the name of the buffer
+	Digest    []byte // SHA-256 of the file or buffer
+	Signature []byte // security.ima attribute
+	Buffer    []byte // key or critical data
 }
 
-// templateData is what the kernel hashes: d-ng and n-ng, each behind a little-endian length.
+// template is the name of the entry's template, and its last field if it is not the name.
+func (m Measurement) template() (name string, last []byte) {
+	switch {
+	case m.Buffer != nil:
+		return "ima-buf", m.Buffer
+	case m.Signature != nil:
+		return "ima-sig", m.Signature
+	}
+	return "ima-ng", nil
+}
+
+// templateData is what the kernel hashes: the fields, each behind a little-endian length.
 func (m Measurement) templateData() []byte {
-	digest := slices.Concat([]byte("sha256:\x00"), m.Digest)
-	path := slices.Concat([]byte(m.Path), []byte{0})
-	b := binary.LittleEndian.AppendUint32(nil, uint32(len(digest)))
-	b = append(b, digest...)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(path)))
-	return append(b, path...)
+	fields := [][]byte{slices.Concat([]byte("sha256:\x00"), m.Digest), slices.Concat([]byte(m.Path), []byte{0})}
+	if _, last := m.template(); last != nil {
+		fields = append(fields, last)
+	}
+	var b []byte
+	for _, f := range fields {
+		b = append(binary.LittleEndian.AppendUint32(b, uint32(len(f))), f...)
+	}
+	return b
 }
 
 // Line is the entry in the ASCII list, without a line end: PCR, SHA-1 of the template data, template, fields.
 func (m Measurement) Line() string {
 	h := tpm.SHA1.Crypto().New()
 	h.Write(m.templateData())
-	return fmt.Sprintf("%d %x ima-ng sha256:%s %s", tpm.PCRIma, h.Sum(nil), hex.EncodeToString(m.Digest), m.Path)
+	name, last := m.template()
+	line := fmt.Sprintf("%d %x %s sha256:%s %s", tpm.PCRIma, h.Sum(nil), name, hex.EncodeToString(m.Digest), m.Path)
+	if last != nil {
+		line += " " + hex.EncodeToString(last)
+	}
+	return line
 }
 
 // Extends is what the kernel extends PCR 10 with: in each bank the bank's own digest of the template data.
@@ -78,7 +100,11 @@ func NewMeasured(t *SoftTPM) (*Measured, error) {
 
 // Add measures a file: the entry enters the list first and PCR 10 after it. It returns the line.
 func (m *Measured) Add(path string, digest []byte) (line string, err error) {
-	entry := Measurement{Path: path, Digest: digest}
+	return m.Measure(Measurement{Path: path, Digest: digest})
+}
+
+// Measure does the same with any entry.
+func (m *Measured) Measure(entry Measurement) (line string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	line = m.append(entry)

@@ -7,6 +7,7 @@ import (
 	"regexp/syntax"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // excludes matches names from their start, as Python's re.match does with all patterns joined by "|": a pattern need
@@ -101,4 +102,74 @@ func (x *excludes) match(name []byte) bool {
 
 func badExclude(pattern string, err error) error {
 	return &Error{fmt.Sprintf("%q: %v Exclude list regex is misformatted. Please correct the issue and try again.", pattern, err)}
+}
+
+// CheckExclude reports whether a pattern may stand among a policy's excludes. Its error says where it is at fault.
+func CheckExclude(pattern string) error {
+	_, err := compileExcludes([]string{pattern})
+	return err
+}
+
+// Exclude is one exclude pattern by itself, to explain what it does.
+type Exclude struct {
+	pattern            string
+	start, anywhere    *regexp.Regexp // as it is matched, and wherever it would match
+	anyCase, startOnly *regexp.Regexp // but for upper and lower case; but for the end that it asks for, nil when for none
+}
+
+// NewExclude compiles a pattern, which must be one that CheckExclude accepts.
+func NewExclude(pattern string) (*Exclude, error) {
+	translated, err := translatePattern(pattern)
+	if err != nil {
+		return nil, badExclude(pattern, err)
+	}
+	x := &Exclude{pattern: pattern}
+	for _, form := range []struct {
+		into **regexp.Regexp
+		text string
+	}{
+		{&x.start, `\A(?:` + translated + `)`},
+		{&x.anywhere, translated},
+		{&x.anyCase, `\A(?i:` + translated + `)`},
+	} {
+		if *form.into, err = regexp.Compile(form.text); err != nil {
+			return nil, badExclude(pattern, err)
+		}
+	}
+	if open, ok := strings.CutSuffix(translated, `\z`); ok {
+		x.startOnly, _ = regexp.Compile(`\A(?:` + open + `)`) // of "(a|b\z)" nothing is left that is a pattern
+	}
+	return x, nil
+}
+
+// String is the pattern.
+func (x *Exclude) String() string { return x.pattern }
+
+// Match reports whether the pattern excludes the name.
+func (x *Exclude) Match(name string) bool { return x.start.MatchString(name) }
+
+// NearMiss says why the pattern does not exclude a name that it nearly does; "" when it is far from it, or excludes it.
+func (x *Exclude) NearMiss(name string) string {
+	if x.Match(name) {
+		return ""
+	}
+	if at := x.anywhere.FindStringIndex(name); at != nil {
+		return fmt.Sprintf("it matches from character %d on, but patterns match from the start of the path: begin it with .*", utf8.RuneCountInString(name[:at[0]])+1)
+	}
+	if x.startOnly != nil && x.startOnly.MatchString(name) {
+		return "it matches the beginning, but asks for the end of the path after it: leave out the $"
+	}
+	if x.anyCase.MatchString(name) {
+		return "it matches but for upper and lower case"
+	}
+	literal, _ := x.anywhere.LiteralPrefix()
+	const telling = 5 // characters: more than "/usr/" says little, less nothing
+	common := 0
+	for common < min(len(literal), len(name)) && literal[common] == name[common] {
+		common++
+	}
+	if common >= telling && 3*common >= 2*len(literal) {
+		return fmt.Sprintf("the path begins as it does, with %q, and differs then", strings.ToValidUTF8(name[:common], ""))
+	}
+	return ""
 }

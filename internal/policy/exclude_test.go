@@ -158,3 +158,28 @@ func TestManyPrefixesAreSearchedRight(t *testing.T) {
 		}
 	}
 }
+
+func TestNearMisses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ pattern, name, want string }{
+		{"/tmp/", "/tmp/x", ""},
+		{"tmp/", "/tmp/x", "it matches from character 2 on"},
+		{"x", "/ä/x", "it matches from character 4 on"},
+		{"/tmp/.*\\.gz$", "/tmp/a.gz.part", "it matches the beginning"},
+		{"/TMP/", "/tmp/x", "it matches but for upper and lower case"},
+		{"/lib/modules/5\\.", "/lib/modules/6.1", `the path begins as it does, with "/lib/modules/"`},
+		{"/usr/lib", "/usr/bin", ""},
+		{"/opt", "/srv", ""},
+	} {
+		x, err := NewExclude(c.pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := x.NearMiss(c.name); !strings.HasPrefix(got, c.want) || (c.want == "") != (got == "") {
+			t.Errorf("%s, %s: got %q, want %q", c.pattern, c.name, got, c.want)
+		}
+	}
+	if _, err := NewExclude("(?=a)"); err == nil {
+		t.Error("a look-ahead is accepted")
+	}
+}

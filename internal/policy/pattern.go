@@ -205,12 +205,16 @@ func (t *translator) group() error {
 		t.pos += 1 + len(m)
 		return t.enter(start, "(?"+m)
 	}
+	if otherFlags.MatchString(rest) {
+		return t.errorAt(start, "use of other flags in a group than i, m and s is not supported")
+	}
 	return t.errorAt(start, "unknown or global flags in a group")
 }
 
 var (
 	groupName  = regexp.MustCompile(`^[\pL_][\pL\pN_]*$`)
 	groupFlags = regexp.MustCompile(`^(?:[ims]+|[ims]*-[ims]+):`)
+	otherFlags = regexp.MustCompile(`^(?:[aimsux]+|[aimsux]*-[imsx]+):`)
 )
 
 func (t *translator) enter(start int, opening string) error {

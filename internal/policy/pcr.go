@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -15,6 +16,7 @@ const pcrCount = 24
 
 // PCR is a compiled tpm_policy: digests that PCRs must have, and the PCRs to ask for. It is immutable.
 type PCR struct {
+	digest string
 	mask   tpm.Mask
 	values [pcrCount][][]byte
 }
@@ -30,7 +32,8 @@ func ParsePCR(text string) (*PCR, error) {
 	if len(text) > maxPCRBytes {
 		return nil, &Error{fmt.Sprintf("tpm_policy of %d bytes exceeds %d", len(text), maxPCRBytes)}
 	}
-	var p PCR
+	sum := sha256.Sum256([]byte(text))
+	p := PCR{digest: hex.EncodeToString(sum[:])}
 	var mask *tpm.Mask
 	r := strictjson.NewReader(text, 2)
 	err := r.Object(func(name string) error {
@@ -110,8 +113,18 @@ func parseDigest(s string) ([]byte, error) {
 	return nil, fmt.Errorf("digest %q has %d bytes; want 20, 32, 48 or 64", s, len(digest))
 }
 
+// Digest is the hex SHA-256 of the text.
+func (p *PCR) Digest() string { return p.digest }
+
 // Mask is the PCR selection that the policy's text asks for.
 func (p *PCR) Mask() tpm.Mask { return p.mask }
+
+// Asking returns the same policy, with more PCRs asked for.
+func (p *PCR) Asking(more tpm.Mask) *PCR {
+	wider := *p
+	wider.mask |= more
+	return &wider
+}
 
 // Constrained is the set of PCRs for which the policy has digests.
 func (p *PCR) Constrained() tpm.Mask {

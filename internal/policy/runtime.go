@@ -1,6 +1,11 @@
 package policy
 
-import "keylime/tpm"
+import (
+	"slices"
+
+	"keylime/ima"
+	"keylime/tpm"
+)
 
 // The generators of runtime policies, meta.generator.
 const (
@@ -23,7 +28,18 @@ type Runtime struct {
 	buffers         table // critical data by name
 	excludes        excludes
 	ignoredKeyrings []string
+	keys            *ima.Keyring // verification-keys
+	unusableKeys    []error
+	deviceMapper    *DeviceMapper // nil: device-mapper measurements are critical data like any other
+	old             *Runtime      // counts as well while r takes its place; nil: none
 }
+
+// UnusableKeys says which of verification-keys cannot be used, and why. Files signed with them are not accepted for
+// their signature.
+func (r *Runtime) UnusableKeys() []error { return r.unusableKeys }
+
+// DeviceMapper is the policy's ima.dm_policy; nil when it has none.
+func (r *Runtime) DeviceMapper() *DeviceMapper { return r.deviceMapper }
 
 // Generator is meta.generator.
 func (r *Runtime) Generator() int { return r.generator }
@@ -36,8 +52,11 @@ func (r *Runtime) LogHash() tpm.Hash { return r.logHash }
 
 // empty reports whether this is the policy of an agent without one: it says so, and accepts nothing.
 func (r *Runtime) empty() bool {
+	if r.old != nil && !r.old.empty() {
+		return false
+	}
 	return r.generator == GeneratorEmpty && len(r.digests.spans) == 0 && len(r.keyrings.spans) == 0 &&
-		len(r.buffers.spans) == 0 && !r.excludes.any()
+		len(r.buffers.spans) == 0 && !r.excludes.any() && r.deviceMapper == nil
 }
 
 // Finding is what the policy says of one measurement. The zero value is that of an accepted one.
@@ -60,22 +79,39 @@ func (f Finding) Expected() []string { return hexDigests(f.digests) }
 
 // File judges a measured file. The name of the digest's algorithm plays no part.
 func (r *Runtime) File(path, digest []byte) Finding {
-	return r.unlessExcluded(path, r.digests.find(path, digest))
+	f := r.unlessExcluded(path, r.digests.find(path, digest))
+	if r.old == nil {
+		return f
+	}
+	return r.orOld(f, func(old *Runtime) Finding { return old.File(path, digest) })
 }
 
 // Buffer judges critical data that the kernel measured under a name.
 func (r *Runtime) Buffer(name, digest []byte) Finding {
-	return r.unlessExcluded(name, r.buffers.find(name, digest))
+	f := r.unlessExcluded(name, r.buffers.find(name, digest))
+	if r.old == nil {
+		return f
+	}
+	return r.orOld(f, func(old *Runtime) Finding { return old.Buffer(name, digest) })
 }
 
-// Key judges a key that the kernel loaded into a keyring. Excludes are for files: they accept no key.
-func (r *Runtime) Key(ring, digest []byte) Finding {
-	for _, ignored := range r.ignoredKeyrings {
-		if ignored == "*" || ignored == string(ring) {
-			return Finding{}
-		}
+// Key judges a key that the kernel loaded into a keyring. It is trusted to sign files only when the policy lists its
+// digest: a keyring that is ignored, or whose name an exclude pattern matches, may hold any key, but none that counts.
+func (r *Runtime) Key(ring, digest []byte) (f Finding, trusted bool) {
+	f, trusted = r.key(ring, digest)
+	if r.old == nil || trusted {
+		return f, trusted
 	}
-	return r.keyrings.find(ring, digest)
+	_, trusted = r.old.Key(ring, digest)
+	return r.orOld(f, func(old *Runtime) Finding { f, _ := old.Key(ring, digest); return f }), trusted
+}
+
+func (r *Runtime) key(ring, digest []byte) (f Finding, trusted bool) {
+	if slices.Contains(r.ignoredKeyrings, "*") || slices.Contains(r.ignoredKeyrings, string(ring)) {
+		return Finding{}, false
+	}
+	f = r.keyrings.find(ring, digest)
+	return r.unlessExcluded(ring, f), f.Reason == Accepted
 }
 
 // unlessExcluded overrides a finding for excluded names. That the patterns come last changes no result, and spares

@@ -1,43 +1,50 @@
 package policy
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
+	"keylime/ima"
 	"keylime/internal/strictjson"
 	"keylime/tpm"
 )
 
-// CompileRuntime validates and compiles a runtime policy's text. Its error is an *Error, whose text is the REST API's
+// CompileRuntime validates and compiles a runtime policy's text, plain or in a DSSE envelope, whose signatures are not
+// its concern. Its error is an *Error, whose text is the REST API's
 // answer, as in "Runtime policy is malformatted: 'meta' is a required property".
 //
 // The text must be JSON of Keylime's schema; properties that the schema does not name are allowed and ignored. Of
 // several violations the error names the one nearest to the root, the first of these.
-func CompileRuntime(text []byte) (*Runtime, error) {
-	switch {
-	case len(text) == 0:
-		return nil, &Error{"No IMA policy provided!"}
-	case len(text) > maxRuntimeBytes:
-		return nil, &Error{fmt.Sprintf("Runtime policy of %d bytes exceeds %d", len(text), maxRuntimeBytes)}
+func CompileRuntime(text []byte, allowed ...Extension) (*Runtime, error) {
+	d, err := OpenDocument(text)
+	if err != nil {
+		return nil, err
 	}
-	c := runtimeCompiler{schema: schema{r: strictjson.NewReader(string(text), maxDepth)}}
+	return d.Compile(allowed...)
+}
+
+// Extension is something that a policy may have only where it is allowed by name.
+type Extension int
+
+// DMPolicy is "dm_policy" of "ima". Where it is not allowed it must be null.
+const DMPolicy Extension = 1
+
+// compileRuntime compiles a policy's own text.
+func compileRuntime(text []byte, allowed []Extension) (*Runtime, error) {
+	c := runtimeCompiler{schema: schema{r: strictjson.NewReader(string(text), maxDepth)}, allowed: allowed}
 	if err := c.root(); err != nil {
 		return nil, &Error{"Runtime policy is not valid JSON! " + err.Error()}
 	}
 	if c.fault != "" {
-		return nil, &Error{"Runtime policy is malformatted: " + c.fault}
+		return nil, &Error{malformed + c.fault}
 	}
 	excludes, err := compileExcludes(c.patterns)
 	if err != nil {
 		return nil, err
 	}
-	digest := sha256.Sum256(text)
 	out := c.out
-	out.digest = hex.EncodeToString(digest[:])
 	out.digests, out.keyrings, out.buffers = c.digests.table(), c.keyrings.table(), c.buffers.table()
 	out.excludes = excludes
 	return &out, nil
@@ -46,6 +53,7 @@ func CompileRuntime(text []byte) (*Runtime, error) {
 // runtimeCompiler reads the text once, from front to end, without building a tree of it.
 type runtimeCompiler struct {
 	schema
+	allowed                    []Extension
 	out                        Runtime
 	digests, keyrings, buffers tableBuilder
 	patterns                   []string
@@ -70,7 +78,7 @@ func (c *runtimeCompiler) root() error {
 		case "ima-buf":
 			return c.table(&c.buffers)
 		case "verification-keys":
-			return c.string(1, c.checkKeys)
+			return c.string(1, c.readKeys)
 		}
 		return c.r.Skip()
 	})
@@ -105,11 +113,26 @@ func (c *runtimeCompiler) ima() error {
 			return c.logHashAlg()
 		case "dm_policy":
 			if c.r.Kind() != strictjson.Null {
-				return c.wrongType(2, "null")
+				return c.deviceMapper()
 			}
 		}
 		return c.r.Skip()
 	})
+}
+
+// deviceMapper compiles "dm_policy".
+func (c *runtimeCompiler) deviceMapper() error {
+	if !slices.Contains(c.allowed, DMPolicy) || c.r.Kind() != strictjson.Object {
+		return c.wrongType(2, "null")
+	}
+	raw, err := c.r.Raw()
+	if err != nil {
+		return err
+	}
+	if c.out.deviceMapper, err = compileDeviceMapper(raw); err != nil {
+		c.violation(2, "dm_policy: %v", err)
+	}
+	return nil
 }
 
 func (c *runtimeCompiler) logHashAlg() error {
@@ -150,8 +173,8 @@ func (c *runtimeCompiler) table(into *tableBuilder) error {
 	})
 }
 
-// checkKeys validates the text of the keyring in "verification-keys".
-func (c *runtimeCompiler) checkKeys(text string) {
+// readKeys compiles the keyring in "verification-keys".
+func (c *runtimeCompiler) readKeys(text string) {
 	if text == "" {
 		return
 	}
@@ -182,5 +205,9 @@ func (c *runtimeCompiler) checkKeys(text string) {
 		c.violation(depth, "verification-keys: %v", err)
 	case inner.fault != "":
 		c.violation(depth, "%s", inner.fault)
+	default:
+		if c.out.keys, c.out.unusableKeys, err = ima.ParseKeyring(text); err != nil {
+			c.violation(depth, "verification-keys: %v", err)
+		}
 	}
 }

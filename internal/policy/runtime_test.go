@@ -85,7 +85,11 @@ func TestEmptyRuntimeAcceptsNothing(t *testing.T) {
 	if r.Digest() != hex.EncodeToString(sum[:]) {
 		t.Errorf("digest %s", r.Digest())
 	}
-	for _, f := range []Finding{r.File([]byte("/a"), nil), r.Key([]byte(".ima"), nil), r.Buffer([]byte("x"), nil)} {
+	key, trusted := r.Key([]byte(".ima"), nil)
+	if trusted {
+		t.Error("trusts a key")
+	}
+	for _, f := range []Finding{r.File([]byte("/a"), nil), key, r.Buffer([]byte("x"), nil)} {
 		if f.Reason != NotListed {
 			t.Errorf("%+v", f)
 		}
@@ -108,7 +112,7 @@ func TestRuntimeFindings(t *testing.T) {
 		t.Errorf("generator %d, log hash %v", r.Generator(), r.LogHash())
 	}
 	a20, b32 := bytes.Repeat([]byte{0xaa}, 20), bytes.Repeat([]byte{0xbb}, 32)
-	c20, d20, e20 := bytes.Repeat([]byte{0xcc}, 20), bytes.Repeat([]byte{0xdd}, 20), bytes.Repeat([]byte{0xee}, 20)
+	c20, e20 := bytes.Repeat([]byte{0xcc}, 20), bytes.Repeat([]byte{0xee}, 20)
 	for _, c := range []struct {
 		what   string
 		judge  func(name, digest []byte) Finding
@@ -127,11 +131,6 @@ func TestRuntimeFindings(t *testing.T) {
 		{"excluded", r.File, "/tmp/x", nil, Accepted},
 		{"excluded by its end", r.File, "/var/x.log", nil, Accepted},
 		{"excluded though listed otherwise", r.File, "/a.log", nil, Accepted},
-		{"key", r.Key, ".ima", d20, Accepted},
-		{"other key", r.Key, ".ima", a20, WrongDigest}, // HARDEN 5: though an exclude matches the name
-		{"unknown ring", r.Key, ".evm", d20, NotListed},
-		{"excluded name is no ring", r.Key, "/tmp/ring", d20, NotListed},
-		{"ignored ring", r.Key, ".builtin", nil, Accepted},
 		{"buffer", r.Buffer, "selinux-state", e20, Accepted},
 		{"other buffer", r.Buffer, "selinux-state", a20, WrongDigest},
 		{"unknown buffer", r.Buffer, "dm_table_load", e20, NotListed}, // NT-3D
@@ -150,13 +149,36 @@ func TestRuntimeFindings(t *testing.T) {
 	}
 }
 
-func TestAllKeyringsIgnored(t *testing.T) {
+// NT-3B, HARDEN 5: only a listed key is trusted, however the policy came to accept it.
+func TestKeysInKeyrings(t *testing.T) {
 	t.Parallel()
-	r := mustCompile(t, with(`"ignored_keyrings":[]`, `"ignored_keyrings":["*"]`))
-	if f := r.Key([]byte("any"), nil); f.Reason != Accepted {
-		t.Errorf("%+v", f)
+	listed, other := bytes.Repeat([]byte{0xdd}, 20), bytes.Repeat([]byte{0xaa}, 20)
+	all := mustCompile(t, with(`"ignored_keyrings":[]`, `"ignored_keyrings":["*"]`))
+	some := mustCompile(t, strings.NewReplacer(`"ignored_keyrings":[]`, `"ignored_keyrings":[".builtin"]`,
+		`"keyrings":{}`, `"keyrings":{".ima":["`+strings.Repeat("dd", 20)+`"],".builtin":["`+strings.Repeat("dd", 20)+`"],".tmp":["`+strings.Repeat("dd", 20)+`"]}`,
+		`"excludes":[]`, `"excludes":["\\.tmp"]`).Replace(EmptyRuntime))
+	for _, c := range []struct {
+		what    string
+		r       *Runtime
+		ring    string
+		digest  []byte
+		want    Reason
+		trusted bool
+	}{
+		{"listed", some, ".ima", listed, Accepted, true},
+		{"other key", some, ".ima", other, WrongDigest, false},
+		{"listed for another ring", some, ".evm", listed, NotListed, false},
+		{"in an ignored ring", some, ".builtin", other, Accepted, false},
+		{"listed, but the ring is ignored", some, ".builtin", listed, Accepted, false},
+		{"in an excluded ring", some, ".tmp", other, Accepted, false},
+		{"listed, in an excluded ring", some, ".tmp", listed, Accepted, true},
+		{"all rings ignored", all, ".any", nil, Accepted, false},
+	} {
+		if f, trusted := c.r.Key([]byte(c.ring), c.digest); f.Reason != c.want || trusted != c.trusted {
+			t.Errorf("%s: %v, trusted %v", c.what, f.Reason, trusted)
+		}
 	}
-	if f := r.Buffer([]byte("any"), nil); f.Reason != NotListed {
+	if f := all.Buffer([]byte("any"), nil); f.Reason != NotListed {
 		t.Errorf("a buffer is no key: %+v", f)
 	}
 }
@@ -194,7 +216,7 @@ func TestRecordedPoliciesCompile(t *testing.T) {
 		"sign/runtime-policy-empty.json":         "",
 		"sign/runtime-policy-bogus.json":         "Runtime policy is not valid JSON!",
 		"signed/runtime-policy-test.json":        "does not match '^[0-9a-f]{40,128}$'", // one digest has a prefix
-		"signed/runtime-policy-test-signed.json": "'meta' is a required property",       // an envelope, no policy
+		"signed/runtime-policy-test-signed.json": "does not match '^[0-9a-f]{40,128}$'", // the same in an envelope
 	} {
 		_, err := CompileRuntime(recorded.File(t, "policy/"+name))
 		if got := fmt.Sprint(err); err == nil && want != "" || err != nil && (want == "" || !strings.Contains(got, want)) {

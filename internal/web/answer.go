@@ -55,6 +55,10 @@ type Answer struct {
 // does not take the part for the whole.
 type Stream func(w io.Writer) error
 
+// Lines sends JSON values, one a line (application/x-ndjson), each at once: for answers whose parts take their time. An
+// error breaks off the connection, as for a Stream.
+type Lines func(send func(v any) error) error
+
 // envelope is the shape of every answer with a body.
 type envelope struct {
 	Code    int    `json:"code"`
@@ -74,6 +78,8 @@ func (x *exchange) answer(result any, err error) {
 	switch a := result.(type) {
 	case Stream:
 		x.stream(a)
+	case Lines:
+		x.lines(a)
 	case Answer:
 		if a.Status == "" {
 			a.Status = http.StatusText(a.Code)
@@ -163,6 +169,25 @@ func (x *exchange) stream(s Stream) {
 		_ = out.WriteByte('}')
 		err = out.Flush()
 	}
+	if err != nil {
+		x.cause = fmt.Errorf("break off the answer: %w", err)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func (x *exchange) lines(l Lines) {
+	x.status = http.StatusOK
+	x.w.Header().Set("Content-Type", "application/x-ndjson")
+	x.w.WriteHeader(x.status)
+	rc := http.NewResponseController(x.w)
+	enc := json.NewEncoder(x.w)
+	enc.SetEscapeHTML(false)
+	err := l(func(v any) error {
+		if err := enc.Encode(v); err != nil {
+			return err
+		}
+		return rc.Flush()
+	})
 	if err != nil {
 		x.cause = fmt.Errorf("break off the answer: %w", err)
 		panic(http.ErrAbortHandler)

@@ -415,3 +415,37 @@ func TestStreamThatFailsDoesNotLookWhole(t *testing.T) {
 		t.Error("the answer ended as if it were whole")
 	}
 }
+
+// Lines arrive one by one, and an answer that breaks off does not look whole.
+func TestLines(t *testing.T) {
+	t.Parallel()
+	seen := make(chan struct{})
+	h := web.New(web.Options{Log: zerolog.Nop()}, web.Route{Pattern: "GET /log", Handle: func(context.Context, *web.Request) (any, error) {
+		return web.Lines(func(send func(any) error) error {
+			if err := send(map[string]int{"n": 1}); err != nil {
+				return err
+			}
+			<-seen
+			if err := send("<&>"); err != nil {
+				return err
+			}
+			return io.ErrUnexpectedEOF
+		}), nil
+	}})
+	addr, _ := serve(t, h, nil, web.Limits{})
+	rsp, err := fresh(t).Get("http://" + addr + "/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rsp.Body.Close()
+	in := bufio.NewReader(rsp.Body)
+	first, err := in.ReadString('\n')
+	close(seen)
+	if err != nil || first != `{"n":1}`+"\n" || rsp.Header.Get("Content-Type") != "application/x-ndjson" {
+		t.Fatalf("%q, %v, %s", first, err, rsp.Header)
+	}
+	rest, err := io.ReadAll(in)
+	if err == nil || string(rest) != `"<&>"`+"\n" {
+		t.Errorf("%q, %v; want the second line and an error", rest, err)
+	}
+}

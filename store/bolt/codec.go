@@ -124,7 +124,11 @@ type policyHead struct {
 	Digest    string
 	Generator int
 	Rev       uint64
-	NilText   bool // the text is nil, not merely empty
+	NilText   bool   // the text is nil, not merely empty
+	Keys      string `json:",omitempty"`
+	// Of the text that is being replaced; "" = none.
+	PreviousDigest string    `json:",omitempty"`
+	Until          time.Time `json:",omitzero"`
 }
 
 // Keys sort as what they name.

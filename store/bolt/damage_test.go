@@ -176,8 +176,8 @@ func checkOdd(t *testing.T, db *DB, in bucket, log *bytes.Buffer) {
 	case policyBucket:
 		_, err := db.Policy(ctx, store.RuntimePolicy, odd)
 		isDamaged("Policy", err)
-		_, err = db.PolicyDigest(ctx, store.RuntimePolicy, odd)
-		isDamaged("PolicyDigest", err)
+		_, err = db.PolicyHead(ctx, store.RuntimePolicy, odd)
+		isDamaged("PolicyHead", err)
 		mend = append(mend, db.UpdatePolicy(ctx, store.Policy{Kind: store.RuntimePolicy, Name: odd}))
 	case eventBucket:
 		isLogged("Revocation event")

@@ -23,7 +23,7 @@ const (
 	roundBucket bucket = "agent-round" // agent id → round
 
 	policyBucket bucket = "policy"      // kind ‖ name → policyHead
-	textBucket   bucket = "policy-text" // kind ‖ name → text, as it is
+	textBucket   bucket = "policy-text" // kind ‖ name → text, as it is; 'o' ‖ kind ‖ name → the text that it replaces
 	usesBucket   bucket = "policy-uses" // kind ‖ sized name ‖ agent id
 
 	eventBucket      bucket = "event"          // event id → store.Event

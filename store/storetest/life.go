@@ -118,8 +118,12 @@ func others() []verb {
 			_, err := p.Policy(ctx, store.RuntimePolicy, "a")
 			return err
 		}},
-		{"PolicyDigest", func(ctx context.Context, p *prepared) error {
-			_, err := p.PolicyDigest(ctx, store.RuntimePolicy, "a")
+		{"PolicyHead", func(ctx context.Context, p *prepared) error {
+			_, err := p.PolicyHead(ctx, store.RuntimePolicy, "a")
+			return err
+		}},
+		{"PolicyKeys", func(ctx context.Context, p *prepared) error {
+			_, err := p.PolicyKeys(ctx, store.RuntimePolicy)
 			return err
 		}},
 		{"PolicyNames", func(ctx context.Context, p *prepared) error {

@@ -14,7 +14,21 @@ import (
 
 // version is a policy as it is kept.
 func (m *model) version(p store.Policy) store.Policy {
-	p.Text, p.Digest, p.Rev = bytes.Clone(p.Text), store.DigestOf(p.Text), m.next()
+	p = clonePolicy(p)
+	p.Digest, p.Rev = store.DigestOf(p.Text), m.next()
+	if p.Previous != nil {
+		p.Previous.Digest, p.Previous.Until = store.DigestOf(p.Previous.Text), store.Time(p.Previous.Until)
+	}
+	return p
+}
+
+func clonePolicy(p store.Policy) store.Policy {
+	p.Text = bytes.Clone(p.Text)
+	if p.Previous != nil {
+		previous := *p.Previous
+		previous.Text = bytes.Clone(previous.Text)
+		p.Previous = &previous
+	}
 	return p
 }
 
@@ -25,13 +39,32 @@ func (m *model) Policy(ctx context.Context, kind store.PolicyKind, name string) 
 	}
 	defer leave()
 	p, err := found(m.policies, policyRef{kind, name})
-	p.Text = bytes.Clone(p.Text)
+	return clonePolicy(p), err
+}
+
+func (m *model) PolicyHead(ctx context.Context, kind store.PolicyKind, name string) (store.Policy, error) {
+	p, err := m.Policy(ctx, kind, name)
+	p.Text = nil
+	if p.Previous != nil {
+		p.Previous.Text = nil
+	}
 	return p, err
 }
 
-func (m *model) PolicyDigest(ctx context.Context, kind store.PolicyKind, name string) (string, error) {
-	p, err := m.Policy(ctx, kind, name)
-	return p.Digest, err
+func (m *model) PolicyKeys(ctx context.Context, kind store.PolicyKind) ([]string, error) {
+	leave, err := m.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	var keys []string
+	for ref, p := range m.policies {
+		if ref.kind == kind && p.Keys != "" {
+			keys = append(keys, p.Keys)
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys), nil
 }
 
 func (m *model) PolicyNames(ctx context.Context, kind store.PolicyKind) ([]string, error) {
@@ -68,11 +101,13 @@ func (m *model) setPolicy(ctx context.Context, p store.Policy, replace bool) err
 	}
 	defer leave()
 	ref := policyRef{p.Kind, p.Name}
-	switch _, exists := m.policies[ref]; {
+	switch old, exists := m.policies[ref]; {
 	case exists && !replace:
 		return store.ErrExists
 	case !exists && replace:
 		return store.ErrNotFound
+	case replace && p.Rev != 0 && p.Rev != old.Rev:
+		return store.ErrConflict
 	}
 	m.policies[ref] = m.version(p)
 	return nil

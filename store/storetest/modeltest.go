@@ -168,7 +168,7 @@ func (d *duel) addAgent() {
 	fill(d.random, &a.Spec)
 	fill(d.random, &a.Status)
 	a.Spec.VerifierID = fmt.Sprint("v", d.random.IntN(2))
-	a.Spec.RuntimePolicy, a.Spec.MeasuredBootPolicy = "", ""
+	a.Spec.RuntimePolicy, a.Spec.MeasuredBootPolicy, a.Spec.PCRPolicy = "", "", ""
 	a.Status.Operational = store.OperationalState(d.random.IntN(11))
 	if a.Due = d.later(); d.random.IntN(8) == 0 {
 		a.Due = time.Time{}
@@ -293,7 +293,9 @@ func (d *duel) look() {
 
 	ek := registration("", d.pick("tpm")).Identity.EKTPM
 	d.agree("SameEK", nil, nil, must[[]string](d.rig)(d.SameEK(d.ctx, "r0", ek)), must[[]string](d.model)(d.model.SameEK(d.ctx, "r0", ek)))
-	digest, err := d.PolicyDigest(d.ctx, store.RuntimePolicy, id)
-	modelDigest, want := d.model.PolicyDigest(d.ctx, store.RuntimePolicy, id)
-	d.agree("PolicyDigest", err, want, digest, modelDigest)
+	head, err := d.PolicyHead(d.ctx, store.RuntimePolicy, id)
+	modelHead, want := d.model.PolicyHead(d.ctx, store.RuntimePolicy, id)
+	head.Rev, modelHead.Rev = 0, 0
+	d.agree("PolicyHead", err, want, head, modelHead)
+	d.agree("PolicyKeys", nil, nil, must[[]string](d.rig)(d.PolicyKeys(d.ctx, store.RuntimePolicy)), must[[]string](d.model)(d.model.PolicyKeys(d.ctx, store.RuntimePolicy)))
 }

@@ -13,13 +13,53 @@ func testPolicies(t *testing.T, fresh func(testing.TB) Opener) {
 		{"names are nothing but names", testPolicyNames},        // NT-92
 		{"not deleted while an agent uses it", testPolicyInUse}, // NT-92
 		{"a name that begins like another is not in use", testPolicyPrefix},
+		{"replaced in stages", testPolicyStages},
+		{"remember their keys", testPolicyKeys},
 	})
+}
+
+func testPolicyStages(b *rig) {
+	b.ok(b.AddPolicy(b.ctx, policy("p", "old")))
+	first := must[store.Policy](b)(b.Policy(b.ctx, store.RuntimePolicy, "p"))
+	next := policy("p", "new")
+	next.Rev, next.Previous = first.Rev, &store.Previous{Text: []byte("old"), Digest: "not its text's", Until: at(60)}
+	b.ok(b.UpdatePolicy(b.ctx, next))
+	b.is(b.UpdatePolicy(b.ctx, next), store.ErrConflict) // it has another revision now
+	for range 2 {
+		got := must[store.Policy](b)(b.Policy(b.ctx, store.RuntimePolicy, "p"))
+		want := store.Policy{Kind: store.RuntimePolicy, Name: "p", Text: []byte("new"), Digest: store.DigestOf([]byte("new")), Rev: got.Rev,
+			Previous: &store.Previous{Text: []byte("old"), Digest: first.Digest, Until: at(60)}}
+		b.same(got, want)
+		want.Text, want.Previous.Text = nil, nil
+		b.same(must[store.Policy](b)(b.PolicyHead(b.ctx, store.RuntimePolicy, "p")), want)
+		b.reopen()
+	}
+	b.same(must[[]string](b)(b.PolicyNames(b.ctx, store.RuntimePolicy)), []string{"p"})
+	b.ok(b.UpdatePolicy(b.ctx, policy("p", "newer"))) // all of it: there is no previous text any more
+	if got := must[store.Policy](b)(b.Policy(b.ctx, store.RuntimePolicy, "p")); got.Previous != nil {
+		b.Errorf("previous text is %+v", got.Previous)
+	}
+	b.ok(b.DeletePolicy(b.ctx, store.RuntimePolicy, "p"))
+}
+
+func testPolicyKeys(b *rig) {
+	b.same(len(must[[]string](b)(b.PolicyKeys(b.ctx, store.RuntimePolicy))), 0)
+	for name, keys := range map[string]string{"a": "key 1", "b": "", "c": "key 2", "d": "key 1"} {
+		p := policy(name, "{}")
+		p.Keys = keys
+		b.ok(b.AddPolicy(b.ctx, p))
+		b.same(must[store.Policy](b)(b.PolicyHead(b.ctx, store.RuntimePolicy, name)).Keys, keys)
+	}
+	b.same(must[[]string](b)(b.PolicyKeys(b.ctx, store.RuntimePolicy)), []string{"key 1", "key 2"})
+	b.same(len(must[[]string](b)(b.PolicyKeys(b.ctx, store.PCRPolicy))), 0)
+	b.ok(b.DeletePolicy(b.ctx, store.RuntimePolicy, "c"))
+	b.same(must[[]string](b)(b.PolicyKeys(b.ctx, store.RuntimePolicy)), []string{"key 1"})
 }
 
 func testPolicyLife(b *rig) {
 	_, err := b.Policy(b.ctx, store.RuntimePolicy, "p")
 	b.is(err, store.ErrNotFound)
-	_, err = b.PolicyDigest(b.ctx, store.RuntimePolicy, "p")
+	_, err = b.PolicyHead(b.ctx, store.RuntimePolicy, "p")
 	b.is(err, store.ErrNotFound)
 	b.is(b.UpdatePolicy(b.ctx, policy("p", "1")), store.ErrNotFound)
 	b.is(b.DeletePolicy(b.ctx, store.RuntimePolicy, "p"), store.ErrNotFound)
@@ -38,7 +78,8 @@ func testPolicyLife(b *rig) {
 	if second.Rev <= first.Rev {
 		b.Errorf("revision went from %d to %d", first.Rev, second.Rev)
 	}
-	b.same(must[string](b)(b.PolicyDigest(b.ctx, store.RuntimePolicy, "p")), second.Digest)
+	second.Text = nil
+	b.same(must[store.Policy](b)(b.PolicyHead(b.ctx, store.RuntimePolicy, "p")), second)
 	b.ok(b.DeletePolicy(b.ctx, store.RuntimePolicy, "p"))
 	_, err = b.Policy(b.ctx, store.RuntimePolicy, "p")
 	b.is(err, store.ErrNotFound)

@@ -31,7 +31,7 @@ func testRoundTrip(b *rig) {
 		fill(random, &a.Spec)
 		fill(random, &a.Status)
 		fill(random, &a.State)
-		a.Spec.RuntimePolicy, a.Spec.MeasuredBootPolicy = "", ""
+		a.Spec.RuntimePolicy, a.Spec.MeasuredBootPolicy, a.Spec.PCRPolicy = "", "", ""
 		a.Status.Operational = store.StateStart
 		a.Due = randomTime(random)
 		b.ok(b.AddAgent(b.ctx, a))

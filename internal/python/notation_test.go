@@ -1,4 +1,4 @@
-package tenant
+package python
 
 import (
 	"encoding/json"
@@ -22,11 +22,11 @@ func TestNotationsArePythons(t *testing.T) {
 		{`"\u007f\u00a0\u202e\u00ad"`, `"\u007f\u00a0\u202e\u00ad"`, `'\x7f\xa0\u202e\xad'`},
 		{`"</script>&"`, `"</script>&"`, `'</script>&'`},
 	} {
-		dumps, err := pythonJSON.render([]byte(c.doc))
+		dumps, err := JSON.Render([]byte(c.doc))
 		if err != nil || dumps != c.dumps {
 			t.Errorf("%s: json.dumps: got %s, %v, want %s", c.doc, dumps, err, c.dumps)
 		}
-		repr, err := pythonRepr.render([]byte(c.doc))
+		repr, err := Repr.Render([]byte(c.doc))
 		if err != nil || repr != c.repr {
 			t.Errorf("%s: repr: got %s, %v, want %s", c.doc, repr, err, c.repr)
 		}
@@ -36,7 +36,7 @@ func TestNotationsArePythons(t *testing.T) {
 func TestNotationRefusesWhatIsNoJSON(t *testing.T) {
 	t.Parallel()
 	for _, doc := range []string{"", "{", `{"a"}`, strings.Repeat("[", 100000)} {
-		if got, err := pythonJSON.render([]byte(doc)); err == nil {
+		if got, err := JSON.Render([]byte(doc)); err == nil {
 			t.Errorf("%.20q: rendered as %.20q", doc, got)
 		}
 	}
@@ -48,18 +48,18 @@ func FuzzNotation(f *testing.F) {
 		f.Add([]byte(doc))
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		dumps, err := pythonJSON.render(doc)
+		dumps, err := JSON.Render(doc)
 		if err != nil {
 			return
 		}
-		again, err := pythonJSON.render([]byte(dumps))
+		again, err := JSON.Render([]byte(dumps))
 		if err != nil || again != dumps {
 			t.Errorf("%q renders as %q, and that as %q, %v", doc, dumps, again, err)
 		}
 		if !json.Valid([]byte(dumps)) {
 			t.Errorf("%q renders as %q, which is no JSON", doc, dumps)
 		}
-		if _, err := pythonRepr.render(doc); err != nil {
+		if _, err := Repr.Render(doc); err != nil {
 			t.Errorf("%q has a dump but no repr: %v", doc, err)
 		}
 	})

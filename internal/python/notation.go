@@ -1,4 +1,5 @@
-package tenant
+// Package python writes JSON values as Python prints them: Keylime's policies and the lines that scripts read have that form.
+package python
 
 import (
 	"bytes"
@@ -9,23 +10,23 @@ import (
 	"unicode/utf16"
 )
 
-// notation is how one of Python's printers writes a JSON value. Scripts match these texts literally.
-type notation struct {
+// Notation is how one of Python's printers writes a JSON value. Scripts match these texts literally.
+type Notation struct {
 	null, yes, no string
 	quote         func(string) string
 }
 
 var (
-	// pythonJSON is json.dumps: ASCII only, a space after each comma and colon.
-	pythonJSON = notation{null: "null", yes: "true", no: "false", quote: dumpsString}
-	// pythonRepr is what print shows of a dict.
-	pythonRepr = notation{null: "None", yes: "True", no: "False", quote: reprString}
+	// JSON is json.dumps: ASCII only, a space after each comma and colon.
+	JSON = Notation{null: "null", yes: "true", no: "false", quote: dumpsString}
+	// Repr is what print shows of a dict.
+	Repr = Notation{null: "None", yes: "True", no: "False", quote: reprString}
 )
 
 const maxNotationDepth = 64
 
-// render rewrites JSON text in the notation; members keep their order.
-func (n notation) render(text []byte) (string, error) {
+// Render rewrites JSON text in the notation; members keep their order.
+func (n Notation) Render(text []byte) (string, error) {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
 	var out strings.Builder
@@ -35,22 +36,25 @@ func (n notation) render(text []byte) (string, error) {
 	return out.String(), nil
 }
 
-// of renders a Go value by way of its JSON.
-func (n notation) of(v any) string {
+// Of renders a Go value by way of its JSON.
+func (n Notation) Of(v any) string {
 	var text bytes.Buffer
 	enc := json.NewEncoder(&text)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
 		return n.quote(err.Error())
 	}
-	s, err := n.render(text.Bytes())
+	s, err := n.Render(text.Bytes())
 	if err != nil {
 		return n.quote(err.Error())
 	}
 	return s
 }
 
-func (n notation) value(dec *json.Decoder, out *strings.Builder, depth int) error {
+// Quote writes a string.
+func (n Notation) Quote(s string) string { return n.quote(s) }
+
+func (n Notation) value(dec *json.Decoder, out *strings.Builder, depth int) error {
 	if depth > maxNotationDepth {
 		return fmt.Errorf("nested deeper than %d", maxNotationDepth)
 	}
@@ -78,7 +82,7 @@ func (n notation) value(dec *json.Decoder, out *strings.Builder, depth int) erro
 }
 
 // compound renders an array or object whose opening delimiter has been read.
-func (n notation) compound(dec *json.Decoder, out *strings.Builder, open json.Delim, depth int) error {
+func (n Notation) compound(dec *json.Decoder, out *strings.Builder, open json.Delim, depth int) error {
 	out.WriteString(open.String())
 	for i := 0; dec.More(); i++ {
 		if i > 0 {

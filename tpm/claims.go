@@ -1,0 +1,30 @@
+package tpm
+
+import "fmt"
+
+// Claims is what a quote says while nobody has verified who signed it. It serves to show a quote and to try policies
+// out; what a machine is appraised by are VerifiedPCRs.
+type Claims struct {
+	Bank  Hash
+	PCRs  map[int][]byte
+	Nonce []byte // its qualifying data
+	Clock Clock
+}
+
+// ReadClaims reads a quote without verifying its signature. Its structures must parse, and its PCR values must be those
+// of its digest.
+func ReadClaims(q Quote) (Claims, error) {
+	att, err := parseQuoted(q.Attest)
+	if err != nil {
+		return Claims{}, fmt.Errorf("read quote: %w", err)
+	}
+	values, err := checkValues(att, q.PCRBlob)
+	if err != nil {
+		return Claims{}, fmt.Errorf("read quote: %w", err)
+	}
+	c := Claims{Bank: att.bank, PCRs: map[int][]byte{}, Nonce: att.extraData, Clock: att.clock}
+	for _, i := range att.mask.PCRs() {
+		c.PCRs[i], _ = values.PCR(i)
+	}
+	return c, nil
+}
