@@ -2,12 +2,9 @@ package main
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -33,43 +30,6 @@ var installed = []program{
 }
 
 var intruder = program{"/usr/local/bin/miner", "somebody else's work"}
-
-// writePolicy writes a runtime policy that permits the boot aggregate as measured, the programs, and all below /tmp.
-func writePolicy(s *stage, programs []program) error {
-	aggregate, err := bootAggregate(s.path("ima.log"))
-	if err != nil {
-		return err
-	}
-	digests := map[string][]string{"boot_aggregate": {aggregate}}
-	for _, p := range programs {
-		digests[p.path] = []string{hex.EncodeToString(p.digest())}
-	}
-	policy := map[string]any{
-		"meta": map[string]any{"version": 1, "generator": 3}, "release": 0,
-		"digests": digests, "excludes": []string{"/tmp/.*"}, "keyrings": map[string]any{},
-		"ima":     map[string]any{"ignored_keyrings": []string{}, "log_hash_alg": "sha1", "dm_policy": nil},
-		"ima-buf": map[string]any{}, "verification-keys": "",
-	}
-	text, err := json.MarshalIndent(policy, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(s.path("policy.json"), text, 0o600)
-}
-
-// bootAggregate is the digest of the list's first entry.
-func bootAggregate(list string) (string, error) {
-	text, err := os.ReadFile(list)
-	if err != nil {
-		return "", err
-	}
-	line, _, _ := strings.Cut(string(text), "\n")
-	fields := strings.Split(line, " ")
-	if len(fields) != 5 || fields[4] != "boot_aggregate" {
-		return "", fmt.Errorf("the first entry is no boot aggregate: %q", line)
-	}
-	return strings.TrimPrefix(fields[3], "sha256:"), nil
-}
 
 // writePayload writes what the machine gets: a secret, a script to run with it, and an action for the day of a
 // revocation.

@@ -64,8 +64,8 @@ func (s *screen) note(format string, args ...any) { s.line("  " + fmt.Sprintf(fo
 
 // quote shows a program's output below its command.
 func (s *screen) quote(text string) {
-	for _, l := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
-		s.line("  " + s.paint(dim, l))
+	for l := range strings.Lines(text) {
+		s.line("  " + s.paint(dim, strings.TrimRight(l, "\n")))
 	}
 }
 

@@ -162,6 +162,24 @@ func (s *stage) keylime(ctx context.Context, args ...string) (string, error) {
 	return out, err
 }
 
+// changed shows how the corrected policy differs; the command's exit status 1 says that it does.
+func (s *stage) changed(ctx context.Context, before, after string) error {
+	args := []string{"policy", "diff", before, after}
+	s.command(append([]string{"keylime"}, args...)...)
+	out, err := s.quiet(ctx, args...)
+	s.quote(out)
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return fmt.Errorf("%s does not differ from %s", after, before)
+	case !errors.As(err, &exit) || exit.ExitCode() != 1:
+		return err
+	case !strings.Contains(out, intruder.path):
+		return fmt.Errorf("the difference does not name %s", intruder.path)
+	}
+	return nil
+}
+
 // quiet runs one command of the operator without showing it.
 func (s *stage) quiet(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)

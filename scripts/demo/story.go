@@ -47,7 +47,13 @@ func boot(ctx context.Context, s *stage) error {
 		}
 	}
 	s.good("boot_aggregate and %d files measured", len(installed))
-	return writePolicy(s, installed)
+	return makePolicy(ctx, s, "policy.json")
+}
+
+// makePolicy makes the runtime policy that permits what has been measured so far.
+func makePolicy(ctx context.Context, s *stage, name string) error {
+	_, err := s.keylime(ctx, "policy", "create", "runtime", "--ima-measurement-list", "ima.log", "--output", name)
+	return err
 }
 
 func startRoles(ctx context.Context, s *stage) error {
@@ -181,10 +187,13 @@ func revoked(ctx context.Context, s *stage) error {
 }
 
 func takeBack(ctx context.Context, s *stage) error {
-	if err := writePolicy(s, append(installed, intruder)); err != nil {
+	if err := makePolicy(ctx, s, "corrected.json"); err != nil {
 		return err
 	}
-	if _, err := s.keylime(ctx, "tenant", "runtime-policy", "update", "--runtime-policy-name", "web-server", "--runtime-policy", "policy.json"); err != nil {
+	if err := s.changed(ctx, "policy.json", "corrected.json"); err != nil {
+		return err
+	}
+	if _, err := s.keylime(ctx, "tenant", "runtime-policy", "update", "--runtime-policy-name", "web-server", "--runtime-policy", "corrected.json"); err != nil {
 		return err
 	}
 	before, err := s.status(ctx)
