@@ -163,7 +163,7 @@ func measureRun(t testing.TB, program string, args ...string) usage {
 	}
 	took := usage{elapsed: time.Since(begun)}
 	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		took.peak = r.Maxrss << 10
+		took.peak = int64(r.Maxrss) << 10
 	}
 	return took
 }

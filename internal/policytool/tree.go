@@ -62,7 +62,7 @@ func within(dir, path string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }
 
-func (t *tree) String() string { return "root file system " + t.root }
+func (t *tree) String() string { return "files of " + t.root }
 
 // Collect hashes the files, as many at a time as there are processors.
 func (t *tree) Collect(ctx context.Context, into *collect.Files, alg collect.Algorithm) error {
