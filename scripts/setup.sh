@@ -31,6 +31,7 @@ tools() {
 	has tpm2_checkquote || install tpm2-tools
 	has openssl || install openssl
 	has setpriv || install util-linux
+	has cpio || install cpio
 	has python3 || install python3
 }
 
