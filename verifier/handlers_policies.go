@@ -22,10 +22,24 @@ func decodePolicy(s string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !utf8.Valid(b) {
-		return nil, errors.New("the text is not UTF-8")
+	if at := invalidUTF8(b); at >= 0 {
+		return nil, fmt.Errorf("byte %d of the text is not UTF-8", at)
 	}
 	return b, nil
+}
+
+// invalidUTF8 is the place of the first byte that is not UTF-8, -1 when there is none.
+func invalidUTF8(b []byte) int {
+	if utf8.Valid(b) {
+		return -1
+	}
+	for at := 0; ; {
+		r, size := utf8.DecodeRune(b[at:])
+		if r == utf8.RuneError && size <= 1 {
+			return at
+		}
+		at += size
+	}
 }
 
 func newPolicy(kind store.PolicyKind, name string, text []byte) store.Policy {

@@ -68,15 +68,15 @@ func (c *runtimeCompiler) root() error {
 		case "release":
 			return c.integer(1, 0, math.MaxInt64, new(int))
 		case "digests":
-			return c.table(&c.digests)
+			return c.entries("digests", &c.digests)
 		case "excludes":
 			return c.strings(1, func(s string) { c.patterns = append(c.patterns, strings.Clone(s)) })
 		case "keyrings":
-			return c.table(&c.keyrings)
+			return c.entries("keyrings", &c.keyrings)
 		case "ima":
 			return c.ima()
 		case "ima-buf":
-			return c.table(&c.buffers)
+			return c.entries("ima-buf", &c.buffers)
 		case "verification-keys":
 			return c.string(1, c.readKeys)
 		}
@@ -150,9 +150,11 @@ func (c *runtimeCompiler) logHashAlg() error {
 	return nil
 }
 
-// table reads an object of name to list of digests.
-func (c *runtimeCompiler) table(into *tableBuilder) error {
+// entries reads a table: an object of name to list of digests.
+func (c *runtimeCompiler) entries(table string, into *tableBuilder) error {
+	defer func() { c.table, c.entry = "", "" }()
 	return c.object(1, nil, func(name string) error {
+		c.table, c.entry = table, name
 		into.name(name)
 		if c.r.Kind() != strictjson.Array {
 			return c.wrongType(2, "array")

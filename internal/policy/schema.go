@@ -17,11 +17,16 @@ type schema struct {
 	r          *strictjson.Reader
 	fault      string
 	faultDepth int
+	// table and entry name one of very many entries of like form; "" outside of tables.
+	table, entry string
 }
 
 func (s *schema) violation(depth int, format string, args ...any) {
 	if s.fault == "" || depth < s.faultDepth {
 		s.fault, s.faultDepth = fmt.Sprintf(format, args...), depth
+		if s.table != "" {
+			s.fault += fmt.Sprintf(" (%s of %s)", pythonString(clipText(s.entry)), s.table)
+		}
 	}
 }
 

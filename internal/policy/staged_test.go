@@ -72,4 +72,14 @@ func TestBesideKeepsTheMask(t *testing.T) {
 	if _, err := other.Beside(real); err == nil || !strings.Contains(err.Error(), "log_hash_alg") {
 		t.Errorf("two algorithms for one list: %v", err)
 	}
+	devices, err := CompileRuntime([]byte(with(`"dm_policy":null`, `"dm_policy":`+dmPolicyText)), DMPolicy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := devices.Beside(real); err == nil || !strings.Contains(err.Error(), "dm_policy") {
+		t.Errorf("two sets of rules for one history: %v", err)
+	}
+	if _, err := devices.Beside(devices); err != nil {
+		t.Error(err)
+	}
 }

@@ -7,8 +7,9 @@ import (
 )
 
 const aboutRuntime = `Makes a runtime policy: the digests that measured files may have. What is read adds up: an older policy, allow lists,
-what a machine's kernel has measured, root file systems, RAM disks. Files are hashed with the algorithm of the other
-inputs, SHA-256 without any; it must be the one that the attested machines' kernel measures with (ima_hash=).`
+what a machine's kernel has measured, root file systems, RAM disks, packages, container images. Files are hashed with the algorithm
+of the other inputs, SHA-256 without any; it must be the one that the attested machines' kernel measures with (ima_hash=).
+RPM packages state their files' digests themselves.`
 
 func runtimeCommand() command {
 	return command{
@@ -18,6 +19,7 @@ func runtimeCommand() command {
 		examples: []string{
 			"keylime policy create runtime --rootfs / --ramdisk-dir /boot -o policy.json",
 			"keylime policy create runtime -m -k -b -e exclude.txt -o policy.json",
+			"keylime policy create runtime --remote-deb-repo https://deb.debian.org/debian --deb-suite bookworm --deb-component main \\\n      --repo-keyring /usr/share/keyrings/debian-archive-keyring.gpg --merged-usr -o policy.json",
 			"keylime policy create runtime -p policy.json --rootfs /mnt/image -s /mnt/image/opt -o policy.json",
 		},
 		prepare: func(stdout io.Writer, screen *screen) call {
@@ -55,5 +57,5 @@ func runtimeOptions(r *runtimeRequest) []option {
 			return nil
 		}})
 	}
-	return options
+	return append(options, packageOptions(&r.sources.packages)...)
 }

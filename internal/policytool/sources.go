@@ -14,6 +14,8 @@ type sourceSettings struct {
 	named   []namedSource // in the order of the command line
 	skip    []string
 	workers int
+
+	packages packageSettings
 }
 
 // namedSource is one use of a flag of a source.
@@ -36,11 +38,13 @@ type openOptions struct {
 	workers int      // for what is read from elsewhere: packages, repositories
 	watched bool     // somebody sees the progress
 	log     zerolog.Logger
+
+	packages *packageSettings
 }
 
 // sourceKinds are all kinds of sources.
 func sourceKinds() []sourceKind {
-	return []sourceKind{
+	return append([]sourceKind{
 		{"ramdisk-dir", "DIR", "hash the files in the initial RAM disks (initr*) in `DIR`, e.g. /boot",
 			func(dir string, o openOptions) (Source, error) { return &initrds{dir, o.log}, nil }},
 		{"rootfs", "DIR", "hash the files of the root file system in `DIR`, e.g. /, that belong to root",
@@ -51,7 +55,7 @@ func sourceKinds() []sourceKind {
 				}
 				return t, err
 			}},
-	}
+	}, packageKinds()...)
 }
 
 func (s *sourceSettings) empty() bool { return len(s.named) == 0 }
@@ -60,7 +64,7 @@ func (s *sourceSettings) empty() bool { return len(s.named) == 0 }
 func (s *sourceSettings) open(watched bool, log zerolog.Logger) ([]Source, error) {
 	var list []Source
 	for _, n := range s.named {
-		source, err := n.kind.open(n.value, openOptions{s.skip, s.workers, watched, log})
+		source, err := n.kind.open(n.value, openOptions{s.skip, s.workers, watched, log, &s.packages})
 		if err != nil {
 			return nil, fmt.Errorf("--%s %s: %w", n.kind.flag, n.value, err)
 		}
