@@ -146,10 +146,10 @@ func TestSizes(t *testing.T) {
 // negativeTests are the attacks of the catalogue that this release must withstand.
 const negativeTests = `
 	01 02 03 04 05 06 07 08 09 10 11 12 13 14 15 16 17 18 19 1A 1B
-	20 21 22 23 24 25 26 27 28 29 30 31 34 35 36 37 38 39 3A 3B 3C 3D
-	40 41 45 46 47 49 50 51 52 53 54 55 56 57 58 59
+	20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 3A 3B 3C 3D
+	40 41 42 43 44 45 46 47 49 50 51 52 53 54 55 56 57 58 59
 	60 61 62 63 64 65 66 67 68 69 70 71 72 73
-	90 92 93 94 95 97 98`
+	90 91 92 93 94 95 97 98`
 
 // TestNegativeTests holds that each known attack has a test that names it.
 func TestNegativeTests(t *testing.T) {
