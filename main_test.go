@@ -58,7 +58,7 @@ var imports = []struct {
 	{"agent", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson internal/zmtp tpm tpm/device", "the attester holds no store and decides nothing"},
 	{"registrar", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson store tpm", "proves AKs; appraises nothing"},
 	{"verifier", "internal/api internal/daemon internal/web internal/config internal/pki internal/notify internal/strictjson internal/attest internal/policy store ima tpm", "appraises; touches no TPM"},
-	{"tenant", "internal/api internal/argparse internal/config internal/daemon internal/pki internal/policy internal/python internal/strictjson tpm", "a client; holds no store"},
+	{"tenant", "internal/api internal/argparse internal/config internal/daemon internal/pki internal/policy internal/python internal/strictjson ima tpm", "a client; holds no store"},
 	{".", "agent registrar verifier tenant internal/config internal/daemon internal/policytool store store/bolt", "composes the roles"},
 	{"internal/isolated", "", "tests only"},
 	{"internal/e2e", "", "tests only"},

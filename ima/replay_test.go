@@ -267,6 +267,8 @@ func TestRecordedListsParse(t *testing.T) {
 		"ima-sig-4":         {tpm.SHA1, 3, 1}, // one lost its trailing space
 		"ima-log-sha1":      {tpm.SHA1, 2, 0},
 		"ima-log-sha256":    {tpm.SHA1, 2, 0},
+		"ima-log-sha384":    {tpm.SHA1, 2, 0},
+		"ima-log-sha512":    {tpm.SHA1, 2, 0},
 	} {
 		x := newExtender(tpm.SHA256, c.log, nil)
 		good, bad := 0, 0
@@ -285,6 +287,32 @@ func TestRecordedListsParse(t *testing.T) {
 		}
 		if good != c.good || bad != c.bad {
 			t.Errorf("%s: %d good and %d bad lines, want %d and %d", name, good, bad, c.good, c.bad)
+		}
+	}
+}
+
+// Lists whose template hashes are of another algorithm, or whose files' digests are of none that is known: they parse,
+// for the kernel may use what it likes, and the template hashes are found to be wrong.
+func TestRecordedListsOfOtherAlgorithms(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"ima-log-sm3_256", "ima-log-unknown"} {
+		x := newExtender(tpm.SHA256, tpm.SHA256, nil)
+		var p Parser
+		violations, wrong := 0, 0
+		for line := range bytes.Lines(recorded.File(t, "ima/"+name)) {
+			e, err := p.Parse(bytes.TrimSuffix(line, lineFeed))
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			switch x.extend(e); {
+			case e.Violation():
+				violations++
+			case !e.TemplateHashMatches():
+				wrong++
+			}
+		}
+		if violations != 1 || wrong != 1 {
+			t.Errorf("%s: %d violations and %d wrong template hashes, want one of each", name, violations, wrong)
 		}
 	}
 }

@@ -4,7 +4,8 @@
 #   setup.sh [tpm] [tools] [peer VENV]
 #
 #   tpm    a software TPM with tools to make its EK certificate (swtpm, swtpm-tools)
-#   tools  a C compiler, which Go's race detector needs, and programs that tests compare with (tpm2-tools, openssl)
+#   tools  a C compiler, which Go's race detector needs, and programs that tests compare with (tpm2-tools,
+#          openssl, tools of packages)
 #   peer   upstream's Python roles in a virtual environment, as a peer to test against
 set -eu
 
@@ -33,14 +34,21 @@ tools() {
 	has setpriv || install util-linux
 	has cpio || install cpio
 	has python3 || install python3
+	# Packages are made, unpacked and signed with the tools of their distributions.
+	has dpkg-deb || install dpkg
+	if ! has rpmbuild || ! has rpm2archive; then install rpm; fi
+	has createrepo_c || install createrepo-c
+	has gpg || install gnupg
+	has xz || install xz-utils
+	has zstd || install zstd
 }
 
 peer() { # venv
 	installed='import importlib.metadata as m; assert m.version("keylime") == "7.14.3"'
 	# Debian's own Python: its gpg binding is built for it, and upstream imports that at start.
 	python=/usr/bin/python3
-	if [ ! -x "$python" ] || ! "$python" -c 'import ensurepip, gpg' 2>/dev/null; then
-		install python3 python3-venv python3-gpg
+	if [ ! -x "$python" ] || ! "$python" -c 'import ensurepip, gpg, rpm' 2>/dev/null; then
+		install python3 python3-venv python3-gpg python3-rpm
 	fi
 	if [ -x "$1/bin/python" ] && "$1/bin/python" -c "$installed" 2>/dev/null; then
 		return

@@ -145,7 +145,6 @@ func (t *tenant) enrolRequest(e *enrolment, o *options) api.EnrolRequest {
 	if o.verifiersViewOfHost != "" {
 		host = o.verifiersViewOfHost
 	}
-	var empty string
 	req := api.EnrolRequest{
 		AgentIP: &host, AgentPort: e.agent.port,
 		VerifierIP: &t.verifier.host, VerifierPort: json.RawMessage(strconv.Quote(strconv.Itoa(t.verifier.port))),
@@ -153,7 +152,7 @@ func (t *tenant) enrolRequest(e *enrolment, o *options) api.EnrolRequest {
 		RuntimePolicy: &e.appraisal.runtimePolicy, RuntimePolicyName: &e.appraisal.runtimePolicyName, RuntimePolicyKey: &e.appraisal.runtimePolicyKey,
 		TPMPolicyName: orNil(e.appraisal.pcrPolicyName),
 		MBPolicy:      e.appraisal.mbPolicy, MBPolicyName: &e.appraisal.mbPolicyName,
-		IMAVerificationKey: &empty,
+		IMAVerificationKey: &e.appraisal.imaKeyring,
 		Metadata:           &e.delivery.metadata,
 		RevocationKey:      &e.delivery.revocationKey,
 		AcceptHash:         t.cfg.AcceptTPMHashAlgs, AcceptEnc: t.cfg.AcceptTPMEncryptionAlgs, AcceptSign: t.cfg.AcceptTPMSigningAlgs,

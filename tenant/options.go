@@ -40,15 +40,20 @@ type options struct {
 	stageFor                                               string
 	tpmPolicy                                              string
 
+	// Upstream's deprecated flags: what they say is part of a runtime policy.
+	allowlist, exclude string
+	imaKeys            []string // files
+
 	// Flags of upstream that are not supported, or only under another name.
 	retired retiredFlags
 }
 
-// retiredFlags are upstream's deprecated flags, and those that this release does not implement: the message names them.
+// retiredFlags are upstream's deprecated flags that have another name now, and those that this release does not
+// implement: the message names them.
 type retiredFlags struct {
-	allowlist, allowlistURL, allowlistName, exclude string
-	supportedVersion                                string
-	imaKeys                                         []string
+	allowlistURL, allowlistName string
+	supportedVersion            string
+	imaKeySources               []string // URLs and PGP signatures of keys
 }
 
 // flag is one option of the command line: the same name, short form and meaning in both forms.
@@ -189,27 +194,27 @@ func pcrPolicyNameFlag() flagSet {
 	return flagSet{{"pcr-policy-name", nil, "`NAME` of the PCR policy at the verifier", func(o *options) any { return &o.pcrPolicyName }}}
 }
 
-// retired are the flags of retiredFlags; only upstream's form of the command line knows them.
+// retired are deprecated flags and those of retiredFlags; only upstream's form of the command line knows them.
 func retired() flagSet {
 	return flagSet{
-		{"allowlist", nil, "", func(o *options) any { return &o.retired.allowlist }},
+		{"allowlist", nil, "", func(o *options) any { return &o.allowlist }},
 		{"allowlist-url", nil, "", func(o *options) any { return &o.retired.allowlistURL }},
 		{"allowlist-name", nil, "", func(o *options) any { return &o.retired.allowlistName }},
-		{"exclude", nil, "", func(o *options) any { return &o.retired.exclude }},
+		{"exclude", nil, "", func(o *options) any { return &o.exclude }},
 		{"supported-version", nil, "", func(o *options) any { return &o.retired.supportedVersion }},
-		{"signature-verification-key", []string{"sign_verification_key"}, "", func(o *options) any { return &o.retired.imaKeys }},
-		{"signature-verification-key-sig", nil, "", func(o *options) any { return &o.retired.imaKeys }},
-		{"signature-verification-key-sig-key", nil, "", func(o *options) any { return &o.retired.imaKeys }},
-		{"signature-verification-key-url", nil, "", func(o *options) any { return &o.retired.imaKeys }},
-		{"signature-verification-key-sig-url", nil, "", func(o *options) any { return &o.retired.imaKeys }},
-		{"signature-verification-key-sig-url-key", nil, "", func(o *options) any { return &o.retired.imaKeys }},
+		{"signature-verification-key", []string{"sign_verification_key"}, "", func(o *options) any { return &o.imaKeys }},
+		{"signature-verification-key-sig", nil, "", func(o *options) any { return &o.retired.imaKeySources }},
+		{"signature-verification-key-sig-key", nil, "", func(o *options) any { return &o.retired.imaKeySources }},
+		{"signature-verification-key-url", nil, "", func(o *options) any { return &o.retired.imaKeySources }},
+		{"signature-verification-key-sig-url", nil, "", func(o *options) any { return &o.retired.imaKeySources }},
+		{"signature-verification-key-sig-url-key", nil, "", func(o *options) any { return &o.retired.imaKeySources }},
 	}
 }
 
 // check refuses combinations of flags that contradict each other.
 func (o *options) check(c command) error {
 	switch {
-	case c.upstream == "addruntimepolicy" && o.runtimePolicy == "" && o.runtimePolicyURL == "":
+	case c.upstream == "addruntimepolicy" && o.runtimePolicy == "" && o.runtimePolicyURL == "" && o.allowlist == "":
 		return usage("`keylime tenant runtime-policy add --help` shows how", "--runtime-policy or --runtime-policy-url is required to add a runtime policy")
 	case o.output != "" && !slices.Contains([]string{"table", "json", "upstream"}, o.output):
 		return usage("choose table, json or upstream", "--output %s: no such format", o.output)
@@ -258,12 +263,14 @@ func (o *options) checkPayload() error {
 func (o *options) checkRetired() error {
 	r := o.retired
 	switch {
-	case r.exclude != "" && r.allowlist == "":
+	case o.exclude != "" && o.allowlist == "":
 		return usage("excludes are part of a runtime policy", "--exclude cannot be used without an --allowlist")
-	case r.allowlist != "" || r.allowlistURL != "" || r.exclude != "":
-		return usage("convert them to a runtime policy and give it with --runtime-policy", "--allowlist, --allowlist-url and --exclude are not supported: separate allow and exclude lists are retired")
-	case len(r.imaKeys) > 0:
-		return usage("put the keys into verification-keys of the runtime policy", "--signature-verification-key is not supported: keys are part of a runtime policy")
+	case o.allowlist != "" && (o.runtimePolicy != "" || o.runtimePolicyURL != ""):
+		return usage("give the runtime policy alone", "--allowlist and a runtime policy cannot be specified at the same time")
+	case r.allowlistURL != "":
+		return usage("fetch it and give the file with --allowlist, or make a runtime policy of it with `keylime policy convert`", "--allowlist-url is not supported")
+	case len(r.imaKeySources) > 0:
+		return usage("check the keys and give their files with --signature-verification-key, or put them into verification-keys of the runtime policy", "URLs and PGP signatures of keys for file signatures are not supported")
 	}
 	if o.runtimePolicyName == "" {
 		o.runtimePolicyName = r.allowlistName

@@ -13,7 +13,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"keylime/ima"
 	"keylime/internal/api"
 	"keylime/internal/policy"
 	"keylime/internal/strictjson"
@@ -35,6 +37,7 @@ type appraisal struct {
 	mbPolicy          *string
 	mbPolicyName      string
 	pcrPolicyName     string
+	imaKeyring        string // "" = none of the agent's own
 }
 
 // demandsNothing: no PCR but the one that binds the transport key is asked for.
@@ -62,9 +65,12 @@ func (t *tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
 			return a, err
 		}
 	}
-	ima := text != nil || a.runtimePolicyName != ""
+	if a.imaKeyring, err = imaKeyring(o.imaKeys); err != nil {
+		return a, err
+	}
+	measured := text != nil || a.runtimePolicyName != "" || a.imaKeyring != ""
 	measuredBoot := a.mbPolicy != nil || a.mbPolicyName != ""
-	a.tpmPolicy, err = tpmPolicy(o.tpmPolicy, ima, measuredBoot)
+	a.tpmPolicy, err = tpmPolicy(o.tpmPolicy, measured, measuredBoot)
 	return a, err
 }
 
@@ -73,6 +79,9 @@ func (t *tenant) appraisal(ctx context.Context, o *options) (appraisal, error) {
 func (t *tenant) runtimePolicy(ctx context.Context, o *options) (text, key []byte, err error) {
 	source := o.runtimePolicy
 	switch {
+	case o.allowlist != "":
+		source = o.allowlist
+		text, err = t.convertAllowList(o.allowlist, o.exclude)
 	case o.runtimePolicyURL != "":
 		source = o.runtimePolicyURL
 		t.note("downloading the runtime policy from %s", clean(source))
@@ -101,6 +110,49 @@ func (t *tenant) runtimePolicy(ctx context.Context, o *options) (text, key []byt
 		return nil, nil, failure(exitFailed, "correct the policy", "runtime policy %s: %w", clean(source), err)
 	}
 	return text, key, nil
+}
+
+// convertAllowList makes a runtime policy of an allow list and an exclude list of the formats before it.
+func (t *tenant) convertAllowList(name, excludeName string) ([]byte, error) {
+	text, err := readFile(name, maxPolicySize)
+	if err != nil {
+		return nil, err
+	}
+	var more policy.Additions
+	if excludeName != "" {
+		if more.Excludes, err = readFile(excludeName, maxPolicySize); err != nil {
+			return nil, err
+		}
+	}
+	made, err := policy.ConvertAllowList(text, more, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	t.note("--allowlist is deprecated: make a runtime policy of %s with `keylime policy convert`", clean(name))
+	for _, note := range made.Notes {
+		t.note("%s: %s", clean(name), clean(note))
+	}
+	return made.Text, nil
+}
+
+// imaKeyring is the keyring of the keys in the files; "" without any.
+func imaKeyring(files []string) (string, error) {
+	if len(files) == 0 {
+		return "", nil
+	}
+	keys := ima.NewKeyring()
+	for _, name := range files {
+		text, err := readFile(name, maxKeyFile)
+		if err != nil {
+			return "", failure(exitFailed, "check its place", "key for file signatures: %w", err)
+		}
+		key, err := ima.ParseKey(text)
+		if err != nil {
+			return "", failure(exitFailed, "give a certificate or a public key, RSA or elliptic curve, in PEM or DER", "key for file signatures %s: %w", clean(name), err)
+		}
+		keys = keys.With(key)
+	}
+	return keys.String(), nil
 }
 
 func badPolicyName(flag, name string) error {

@@ -33,7 +33,7 @@ func TestUpstreamCommandLines(t *testing.T) {
 		{"-c add --push-model --agent-api 2.4", "add", options{pushModel: true, agentAPIVersion: "2.4"}},
 		{"-c cvstatus --json", "cvstatus", options{json: true}},
 		{"-h", "add", options{help: true}},
-		{"-c add --sign_verification_key a --signature-verification-key b", "add", options{retired: retiredFlags{imaKeys: []string{"a", "b"}}}},
+		{"-c add --sign_verification_key a --signature-verification-key b", "add", options{imaKeys: []string{"a", "b"}}},
 	} {
 		command, got, err := parseUpstream(strings.Fields(c.line))
 		if err != nil {

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"keylime/internal/recorded"
 )
 
 const (
@@ -209,4 +211,27 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q: %+v became %+v, %v", text, e, again, err)
 		}
 	})
+}
+
+// The device mapper's entries of a machine that booted from logical volumes.
+func TestParseRecorded(t *testing.T) {
+	t.Parallel()
+	events := 0
+	for line := range bytes.Lines(recorded.File(t, "ima/ima-buf-11")) {
+		f := bytes.Fields(line)
+		if len(f) != 6 || !IsEvent(f[4]) {
+			continue
+		}
+		events++
+		buffer, err := hex.DecodeString(string(f[5]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := Parse(string(f[4]), buffer); err != nil || e.Device.UUID == "" {
+			t.Errorf("%s: %+v, %v", buffer, e, err)
+		}
+	}
+	if events != 4 {
+		t.Errorf("%d events, want 4", events)
+	}
 }

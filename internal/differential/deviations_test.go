@@ -167,7 +167,7 @@ func compareDeviations(t *testing.T, p *peer, seed uint64, _ int) {
 	w := &world{t: t, source: rand.NewChaCha8(sha256.Sum256([]byte{byte(seed)})), signers: newSigners(t)}
 	w.random = rand.New(w.source)
 	listed := rows(t)
-	for _, d := range append(quoteDeviations(), listDeviations()...) {
+	for _, d := range slices.Concat(quoteDeviations(), listDeviations(), bootDeviations()) {
 		l := d.live(w)
 		l.ask(p)
 		theirs := l.theirs(p)
@@ -179,7 +179,7 @@ func compareDeviations(t *testing.T, p *peer, seed uint64, _ int) {
 			t.Errorf("docs/compatibility.md has no row %q", d.row)
 		}
 	}
-	for _, row := range []string{"exclude patterns", "policy texts"} { // which the comparison of patterns and policies relies on
+	for _, row := range []string{"exclude patterns", "policy texts", "measured-boot policies"} { // which other comparisons rely on
 		if !listed[row] {
 			t.Errorf("docs/compatibility.md has no row %q", row)
 		}

@@ -28,6 +28,8 @@ func TestVerdicts(t *testing.T) {
 		{"signed policies", 100, compareSigned},
 		{"excludes", 600, compareExcludes},
 		{"severities", 100, compareSeverities},
+		{"boots", 100, compareBoots},
+		{"recorded boots", 0, compareRecordedBoots},
 		{"deviations", 0, compareDeviations},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.compare(t, p, seed, part.count) })

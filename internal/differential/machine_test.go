@@ -72,6 +72,7 @@ type machine struct {
 	behind    []entry // at the end of the list, but not in PCR 10 yet
 	boottime  int
 	key       string // transport key
+	bootLog   []byte
 }
 
 func newMachine(t *testing.T, random io.Reader, model fleet.Model, log tpm.Hash) *machine {

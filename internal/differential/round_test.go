@@ -1,6 +1,7 @@
 package differential
 
 import (
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"os"
@@ -46,6 +47,8 @@ type policies struct {
 	runtime string
 	tpm     string
 	keyring string // enrolled keys for file signatures
+	boot    string // reference state; "" is none
+	engine  string // that judges boots by it
 }
 
 func newLife(t *testing.T, m *machine, p policies) *life {
@@ -64,9 +67,14 @@ func newLife(t *testing.T, m *machine, p policies) *life {
 			t.Fatal(err)
 		}
 	}
-	return &life{t: t, machine: m, set: set, accept: []string{m.ak.SignAlg()}, question: lifeQuestion{
-		Kind: "life", Agent: m.agentRecord(p.tpm, p.keyring), Runtime: p.runtime, Engine: "accept-all",
-	}}
+	question := lifeQuestion{Kind: "life", Agent: m.agentRecord(p.tpm, p.keyring), Runtime: p.runtime, Engine: policy.BootAcceptAll}
+	if p.boot != "" {
+		if set.Boot, err = policy.CompileBoot(p.engine, []byte(p.boot)); err != nil {
+			t.Fatalf("%v\n%s", err, p.boot)
+		}
+		question.Boot, question.Engine = &p.boot, p.engine
+	}
+	return &life{t: t, machine: m, set: set, accept: []string{m.ak.SignAlg()}, question: question}
 }
 
 // forgery changes an answer on its way to the verifier.
@@ -141,7 +149,7 @@ func (l *life) judge(challenge attest.Challenge, a *answer) {
 		Challenge: challenge,
 		Evidence: attest.Evidence{
 			Quote: a.quote, HashAlg: a.hashAlg, EncAlg: a.encAlg, SignAlg: a.signAlg, PubKey: l.transportKey(a),
-			IMA: []byte(text), HasIMA: a.hasList, IMAEntry: uint64(a.first),
+			IMA: []byte(text), HasIMA: a.hasList, IMAEntry: uint64(a.first), BootLog: m.bootLog,
 		},
 		Policy: l.set, State: l.state,
 	})
@@ -156,6 +164,9 @@ func (l *life) judge(challenge attest.Challenge, a *answer) {
 	}
 	if a.pubkey != "" {
 		response["pubkey"] = a.pubkey
+	}
+	if m.bootLog != nil {
+		response["mb_measurement_list"] = base64.StdEncoding.EncodeToString(m.bootLog)
 	}
 	if a.hasList {
 		response["ima_measurement_list"] = text
@@ -192,6 +203,9 @@ func sameRounds(a, b [][]string) bool { return slices.EqualFunc(a, b, slices.Equ
 func (l *life) describe() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "runtime policy: %s\ntpm_policy: %s\nkeyring: %s\n", l.question.Runtime, l.question.Agent["tpm_policy"], l.question.Agent["ima_sign_verification_keys"])
+	if l.question.Boot != nil {
+		fmt.Fprintf(&b, "engine %s, measured-boot policy: %s\nevent log: %x\n", l.question.Engine, *l.question.Boot, l.machine.bootLog)
+	}
 	for i, turn := range l.question.Rounds {
 		fmt.Fprintf(&b, "round %d, list from entry %v:\n%v\n", i+1, turn.Response["ima_measurement_list_entry"], turn.Response["ima_measurement_list"])
 	}

@@ -23,9 +23,10 @@ type excludes struct {
 func compileExcludes(patterns []string) (excludes, error) {
 	var x excludes
 	var branches []string
+	var names []string
 	size := 0
 	for _, p := range patterns {
-		translated, err := translatePattern(p)
+		translated, err := translateNext(p, &names)
 		if err != nil {
 			return excludes{}, badExclude(p, err)
 		}

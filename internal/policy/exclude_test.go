@@ -90,6 +90,18 @@ func TestExcludesNameTheBadPattern(t *testing.T) {
 	}
 }
 
+// Python joins the patterns into one, in which no group may have the name of another.
+func TestGroupNamesAreUniqueAmongExcludes(t *testing.T) {
+	t.Parallel()
+	if _, err := compileExcludes([]string{"(?P<n>a)", "(?P<m>b)"}); err != nil {
+		t.Error(err)
+	}
+	_, err := compileExcludes([]string{"(?P<n>a)", "x(?P<n>b)"})
+	if err == nil || !strings.Contains(err.Error(), `"x(?P<n>b)"`) || !strings.Contains(err.Error(), "used twice at position 1") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestExcludesAreBounded(t *testing.T) {
 	t.Parallel()
 	_, err := compileExcludes([]string{strings.Repeat(`[\W]`, maxPatternBytes/1000)})

@@ -17,10 +17,16 @@ import (
 // Two differences remain, neither of which matters for file names and event ids: \b looks at ASCII letters only, and
 // $ does not match before a final line feed.
 func translatePattern(pattern string) (string, error) {
+	return translateNext(pattern, new([]string))
+}
+
+// translateNext is translatePattern for one of several patterns that are joined: they share the names of groups, none of
+// which may stand twice.
+func translateNext(pattern string, names *[]string) (string, error) {
 	if !utf8.ValidString(pattern) {
 		return "", &patternError{0, "not valid UTF-8"}
 	}
-	t := translator{in: pattern}
+	t := translator{in: pattern, names: names}
 	for t.pos < len(t.in) {
 		if err := t.item(); err != nil {
 			return "", err
@@ -48,7 +54,7 @@ type translator struct {
 	pos   int
 	out   strings.Builder
 	open  []int    // where the groups not yet closed begin
-	names []string // group names so far
+	names *[]string // group names so far
 	prev  prevItem
 }
 
@@ -177,10 +183,10 @@ func (t *translator) group() error {
 		if !closed || !groupName.MatchString(name) {
 			return t.errorAt(start, "bad group name")
 		}
-		if slices.Contains(t.names, name) {
+		if slices.Contains(*t.names, name) {
 			return t.errorAt(start, "group name %q used twice", name)
 		}
-		t.names = append(t.names, name)
+		*t.names = append(*t.names, name)
 		t.pos += len("?P<") + len(name) + len(">")
 		return t.enter(start, "(?:")
 	case strings.HasPrefix(rest, "#"):

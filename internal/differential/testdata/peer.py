@@ -20,8 +20,9 @@ def life(case):
     agent = case["agent"]
     state = AgentAttestState(agent["agent_id"])
     policy = ima.deserialize_runtime_policy(case["runtime_policy"])
+    config.get_config("verifier")["verifier"]["measured_boot_policy_name"] = case["mb_policy_name"]
     outcomes = []
-    for number, turn in enumerate(case["rounds"]):
+    for turn in case["rounds"]:
         agent["nonce"] = turn["nonce"]
         # The first good round marks the boot log as evaluated; here each round is judged as the first is.
         agent["attestation_count"] = 0

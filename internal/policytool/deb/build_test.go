@@ -25,7 +25,7 @@ func requireDpkg(t testing.TB) {
 	if os.Getenv("KEYLIME_REQUIRE_TOOLS") != "" {
 		t.Fatal("dpkg-deb is not installed, and KEYLIME_REQUIRE_TOOLS is set")
 	}
-	t.Skip("dpkg-deb is not installed; scripts/setup.sh packages installs it")
+	t.Skip("dpkg-deb is not installed; scripts/setup.sh tools installs it")
 }
 
 func write(t testing.TB, name, content string, mode fs.FileMode) {

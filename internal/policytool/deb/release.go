@@ -91,7 +91,7 @@ func readRelease(ctx context.Context, site *repo.Site, dir string, keys *repo.Ke
 	}
 	rel, err := parseRelease(strings.NewReader(string(text)))
 	if err != nil {
-		return nil, fmt.Errorf("Release of %s: %w", site.Where(dir), err)
+		return nil, fmt.Errorf("release of %s: %w", site.Where(dir), err)
 	}
 	rel.dir = dir
 	return rel, nil

@@ -191,7 +191,7 @@ func TestSignaturesOfGnuPG(t *testing.T) {
 		if os.Getenv("KEYLIME_REQUIRE_TOOLS") != "" {
 			t.Fatal("gpg is not installed, and KEYLIME_REQUIRE_TOOLS is set")
 		}
-		t.Skip("gpg is not installed; scripts/setup.sh packages installs it")
+		t.Skip("gpg is not installed; scripts/setup.sh tools installs it")
 	}
 	home, err := os.MkdirTemp("", "gpg") // its socket's path must be short
 	if err != nil {

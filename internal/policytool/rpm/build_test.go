@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -24,14 +25,14 @@ import (
 // requireTools skips a test on a machine without RPM's tools.
 func requireTools(t testing.TB) {
 	t.Helper()
-	for _, tool := range []string{"rpmbuild", "createrepo_c"} {
+	for _, tool := range []string{"rpmbuild", "rpm2archive", "createrepo_c"} {
 		if _, err := exec.LookPath(tool); err == nil {
 			continue
 		}
 		if os.Getenv("KEYLIME_REQUIRE_TOOLS") != "" {
 			t.Fatalf("%s is not installed, and KEYLIME_REQUIRE_TOOLS is set", tool)
 		}
-		t.Skipf("%s is not installed; scripts/setup.sh packages installs it", tool)
+		t.Skipf("%s is not installed; scripts/setup.sh tools installs it", tool)
 	}
 }
 
@@ -155,12 +156,40 @@ func unpacked(t testing.TB, dir string) string {
 	return strings.Join(slices.Compact(lines), "\n")
 }
 
+// template is a directory with two packages, built once for all tests.
+var template struct {
+	once sync.Once
+	dir  string
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if template.dir != "" {
+		os.RemoveAll(template.dir)
+	}
+	os.Exit(code)
+}
+
 // repository makes a repository of two packages and returns its directory.
 func repository(t testing.TB, createrepoFlags ...string) string {
 	t.Helper()
 	requireTools(t)
+	template.once.Do(func() { buildTemplate(t) })
 	dir := t.TempDir()
-	build(t, dir, recipe{"alpha", 8, map[string]string{
+	if err := os.CopyFS(dir, os.DirFS(template.dir)); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "createrepo_c", append(append([]string{"--quiet"}, createrepoFlags...), dir)...)
+	return dir
+}
+
+func buildTemplate(t testing.TB) {
+	t.Helper()
+	var err error
+	if template.dir, err = os.MkdirTemp("", "rpm"); err != nil {
+		t.Fatal(err)
+	}
+	build(t, template.dir, recipe{"alpha", 8, map[string]string{
 		"/usr/bin/alpha": "alpha", "/etc/alpha.conf": "conf", "/usr/share/alpha/a file": "spaces", "/usr/share/alpha/empty": "",
 		"/usr/share/alpha/ünïcode": "unicode",
 	}, `ln -s alpha %{buildroot}/usr/bin/sym
@@ -172,9 +201,7 @@ mkdir -p %{buildroot}/var/lib/alpha
 %dir /var/lib/alpha
 %ghost /var/lib/alpha/ghost
 `})
-	build(t, dir, recipe{"beta", 8, map[string]string{"/usr/bin/beta": "beta", "/usr/share/big": strings.Repeat("big", 1<<18)}, ""})
-	run(t, "createrepo_c", append(append([]string{"--quiet"}, createrepoFlags...), dir)...)
-	return dir
+	build(t, template.dir, recipe{"beta", 8, map[string]string{"/usr/bin/beta": "beta", "/usr/share/big": strings.Repeat("big", 1<<18)}, ""})
 }
 
 // extend adds the extended list of files to a repository, which createrepo_c makes since release 1.0.

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	maxElement  = 8 << 20 // bytes of one package in an index
+	maxElement  = 4 << 20 // bytes of one package in an index
 	maxPackages = 1 << 20
 )
 
@@ -101,7 +101,7 @@ type listed struct {
 
 // parsePrimary reads a primary index. Source packages, which install nothing, are left out.
 func parsePrimary(r io.Reader) (packages []listed, err error) {
-	err = eachElement(r, "http://linux.duke.edu/metadata/common", "package", func(d *xml.Decoder, start *xml.StartElement) error {
+	err = eachElement(r, maxElement, "http://linux.duke.edu/metadata/common", "package", func(d *xml.Decoder, start *xml.StartElement) error {
 		var p struct {
 			Type     string   `xml:"type,attr"`
 			Arch     string   `xml:"http://linux.duke.edu/metadata/common arch"`
@@ -141,7 +141,7 @@ func parsePrimary(r io.Reader) (packages []listed, err error) {
 
 // parseFileLists reads an extended list of files and adds those that have a digest.
 func parseFileLists(r io.Reader, into *collect.Files) error {
-	return eachElement(r, "http://linux.duke.edu/metadata/filelists-ext", "file", func(d *xml.Decoder, start *xml.StartElement) error {
+	return eachElement(r, maxElement, "http://linux.duke.edu/metadata/filelists-ext", "file", func(d *xml.Decoder, start *xml.StartElement) error {
 		var f struct {
 			Hash string `xml:"hash,attr"`
 			Path string `xml:",chardata"`
@@ -161,9 +161,9 @@ func parseFileLists(r io.Reader, into *collect.Files) error {
 }
 
 // eachElement calls visit for each element of a name in an XML document, which visit must decode. No element of that name
-// may be larger than maxElement, nor what lies between two of them.
-func eachElement(r io.Reader, space, name string, visit func(*xml.Decoder, *xml.StartElement) error) error {
-	budget := &budget{r: r, left: maxElement}
+// may be larger than max bytes, nor what lies between two of them.
+func eachElement(r io.Reader, max int, space, name string, visit func(*xml.Decoder, *xml.StartElement) error) error {
+	budget := &budget{r: r, left: max}
 	d := xml.NewDecoder(budget)
 	for {
 		token, err := d.Token()
@@ -180,7 +180,7 @@ func eachElement(r io.Reader, space, name string, visit func(*xml.Decoder, *xml.
 		if err := visit(d, &start); err != nil {
 			return err
 		}
-		budget.left = maxElement
+		budget.left = max
 	}
 }
 
