@@ -20,10 +20,17 @@ func readBootText(text []byte) (uefi.Object, error) {
 	if len(text) > maxBootBytes {
 		return nil, &Error{fmt.Sprintf("measured boot policy of %d bytes exceeds %d", len(text), maxBootBytes)}
 	}
-	if trimmed := strings.TrimSpace(string(text)); trimmed == "" || trimmed == "null" {
+	source := string(text)
+	switch trimmed := strings.TrimSpace(source); {
+	case trimmed == "" || trimmed == "null":
 		return nil, nil
+	case isBootTOML(trimmed):
+		var err error
+		if source, err = bootTOMLToJSON(source); err != nil {
+			return nil, &Error{"measured boot policy: " + err.Error()}
+		}
 	}
-	r := strictjson.NewReader(string(text), maxDepth)
+	r := strictjson.NewReader(source, maxDepth)
 	tree, err := readTree(r)
 	if err == nil {
 		err = r.End()

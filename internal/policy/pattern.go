@@ -53,7 +53,7 @@ type translator struct {
 	in    string
 	pos   int
 	out   strings.Builder
-	open  []int    // where the groups not yet closed begin
+	open  []int     // where the groups not yet closed begin
 	names *[]string // group names so far
 	prev  prevItem
 }
