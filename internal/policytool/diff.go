@@ -83,6 +83,7 @@ type difference struct {
 	Ignored  listChange `json:"ignored_keyrings"`
 	Keys     listChange `json:"verification-keys"`
 	LogHash  listChange `json:"log_hash_alg"`
+	Devices  listChange `json:"dm_policy"` // by digest
 	// Generator matters only for what it says of a policy: that there is none, or one that asks for PCR 10.
 	Generator listChange `json:"generator"`
 }
@@ -124,11 +125,20 @@ func compare(old, next *runtimePolicy) (*difference, error) {
 		Ignored:   compareLists(old.parts.ignored, next.parts.ignored),
 		Keys:      compareLists(oldKeys, nextKeys),
 		LogHash:   compareLists([]string{old.parts.logHash}, []string{next.parts.logHash}),
+		Devices:   compareLists(devicePolicy(old), devicePolicy(next)),
 		Generator: compareLists([]string{fmt.Sprint(old.compiled.Generator())}, []string{fmt.Sprint(next.compiled.Generator())}),
 	}
 	d.Equal = d.Digests.empty() && d.Keyrings.empty() && d.Buffers.empty() && d.Excludes.empty() && d.Ignored.empty() && d.Keys.empty() &&
-		d.LogHash.empty() && d.Generator.empty()
+		d.LogHash.empty() && d.Devices.empty() && d.Generator.empty()
 	return d, nil
+}
+
+// devicePolicy is the digest of the policy of device-mapper devices, if there is one.
+func devicePolicy(p *runtimePolicy) []string {
+	if devices := p.compiled.DeviceMapper(); devices != nil {
+		return []string{devices.Digest()}
+	}
+	return nil
 }
 
 // keyNames are the keys for file signatures, by their ids and SHA-256 fingerprints.
@@ -210,7 +220,8 @@ func (d *difference) print(w io.Writer) error {
 		title  string
 		change listChange
 	}{
-		{"excludes", d.Excludes}, {"ignored_keyrings", d.Ignored}, {"verification-keys", d.Keys}, {"log_hash_alg", d.LogHash}, {"generator", d.Generator},
+		{"excludes", d.Excludes}, {"ignored_keyrings", d.Ignored}, {"verification-keys", d.Keys}, {"log_hash_alg", d.LogHash},
+		{"dm_policy", d.Devices}, {"generator", d.Generator},
 	} {
 		part.change.print(out, part.title)
 	}

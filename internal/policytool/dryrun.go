@@ -100,6 +100,9 @@ func (r *dryRunRequest) rehearsal(log zerolog.Logger) (in attest.Rehearsal, err 
 	if in.Policy, err = r.policies(); err != nil {
 		return in, err
 	}
+	if in.Policy.Runtime.DeviceMapper() != nil {
+		log.Warn().Msg("note: the policy has a dm_policy; verifiers accept it only with enable_dm_policy")
+	}
 	given, err := r.pcrs.read(log)
 	if err != nil {
 		return in, err

@@ -227,7 +227,7 @@ func (x *explainer) entry(e *ima.Entry, bad error, f attest.Failure) (out explan
 		}
 	}
 	if f.EventID != attest.EventIMANotListed && f.EventID != attest.EventIMAWrongHash && bad == nil {
-		out.Verdict, out.Reason = refused, "the entry itself is wrong, whatever the policy lists: "+f.Context
+		out.Verdict, out.Reason = refused, "it is no matter of a listed digest: "+f.Context
 	}
 	out.Line, out.EventID = e.Line, f.EventID
 	return out

@@ -84,8 +84,8 @@ func (r *learnRequest) begin(list []byte, log zerolog.Logger) (*learner, error) 
 		if err != nil {
 			return nil, err
 		}
-		if p.signed {
-			log.Warn().Msgf("%s is signed; its signature was not verified, and the result has none", r.base)
+		if err := p.intoAnother(log); err != nil {
+			return nil, err
 		}
 		l.parts = p.parts
 	}

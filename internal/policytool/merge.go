@@ -45,8 +45,8 @@ func (r *mergeRequest) run(stdout io.Writer, log zerolog.Logger) error {
 		if err != nil {
 			return err
 		}
-		if p.signed {
-			log.Warn().Msgf("%s is signed; its signature was not verified, and the result has none", name)
+		if err := p.intoAnother(log); err != nil {
+			return err
 		}
 		if all == nil {
 			all = p.parts
@@ -57,6 +57,17 @@ func (r *mergeRequest) run(stdout io.Writer, log zerolog.Logger) error {
 		}
 	}
 	return all.finish(r.output, stdout)
+}
+
+// intoAnother holds that a policy may become part of another: nothing of it may be lost that makes it stricter.
+func (p *runtimePolicy) intoAnother(log zerolog.Logger) error {
+	if p.compiled.DeviceMapper() != nil {
+		return fmt.Errorf("%s has a dm_policy, which can be part of no other policy; take it out and put it into the result", p.name)
+	}
+	if p.signed {
+		log.Warn().Msgf("%s is signed; its signature was not verified, and the result has none", p.name)
+	}
+	return nil
 }
 
 // join adds what another policy accepts.

@@ -17,8 +17,8 @@ type runtimePolicy struct {
 	signed   bool
 }
 
-// openRuntime reads a runtime policy, plain or in its envelope. It must be one that a verifier accepts; whether its
-// signature is good is another question.
+// openRuntime reads a runtime policy, plain or in its envelope. It must be one that a verifier accepts, where a dm_policy
+// is allowed; whether its signature is good is another question.
 func openRuntime(name string) (*runtimePolicy, error) {
 	text, err := readInput(name)
 	if err != nil {
@@ -28,7 +28,7 @@ func openRuntime(name string) (*runtimePolicy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	compiled, err := opened.Compile()
+	compiled, err := opened.Compile(policy.DMPolicy)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
