@@ -45,7 +45,7 @@ func newEndorsed(t testing.TB) *endorsed {
 	e := &endorsed{maker: maker, soft: softTPM(t, "ecc256"), store: t.TempDir(), notes: &strings.Builder{}}
 	e.put(t, "maker.pem", maker.PEM())
 	e.reg = registrationOf(t, e.soft)
-	e.reg.ekCert = e.certify(t, maker, e.reg.ek, now.Add(-time.Minute), now.Add(time.Minute))
+	e.reg.ekCert = e.certify(t, maker, e.reg.ek, now.Add(-30*time.Minute), now.Add(30*time.Minute))
 	e.tenant = &tenant{notes: e.notes, now: time.Now, cfg: config.Tenant{
 		RequireEKCert: true, TPMCertStore: e.store, EKRules: []string{"validity", "ca", "key_usage", "eku", "critical"},
 	}}
@@ -118,25 +118,25 @@ func TestEKsThatProveNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			e.reg.ekCert = e.certify(t, other, e.reg.ek, now.Add(-time.Minute), now.Add(time.Minute))
+			e.reg.ekCert = e.certify(t, other, e.reg.ek, now.Add(-30*time.Minute), now.Add(30*time.Minute))
 		}, "signature", exitUntrusted},
 		{"expired", func(t *testing.T, e *endorsed) { // NT-16
-			e.reg.ekCert = e.certify(t, e.maker, e.reg.ek, now.Add(-time.Hour), now.Add(-time.Minute))
+			e.reg.ekCert = e.certify(t, e.maker, e.reg.ek, now.Add(-time.Hour), now.Add(-30*time.Minute))
 		}, "validity", exitUntrusted},
 		{"not yet valid", func(t *testing.T, e *endorsed) { // NT-16
-			e.reg.ekCert = e.certify(t, e.maker, e.reg.ek, now.Add(time.Minute), now.Add(time.Hour))
+			e.reg.ekCert = e.certify(t, e.maker, e.reg.ek, now.Add(30*time.Minute), now.Add(time.Hour))
 		}, "validity", exitUntrusted},
 		{"issued by a certificate of the store that is no CA's", func(t *testing.T, e *endorsed) { // NT-17
 			impostor := notACA(t)
 			e.put(t, "impostor.pem", impostor.PEM())
-			e.reg.ekCert = e.certify(t, impostor, e.reg.ek, now.Add(-time.Minute), now.Add(time.Minute))
+			e.reg.ekCert = e.certify(t, impostor, e.reg.ek, now.Add(-30*time.Minute), now.Add(30*time.Minute))
 		}, "rule ca", exitUntrusted},
 		{"of another TPM", func(t *testing.T, e *endorsed) { // NT-18
 			ek, err := tpm.ParsePublic(softTPM(t, "ecc256").EKPublic())
 			if err != nil {
 				t.Fatal(err)
 			}
-			e.reg.ekCert = e.certify(t, e.maker, ek, now.Add(-time.Minute), now.Add(time.Minute))
+			e.reg.ekCert = e.certify(t, e.maker, ek, now.Add(-30*time.Minute), now.Add(30*time.Minute))
 		}, "key", exitUntrusted},
 		{"no maker in the store", func(t *testing.T, e *endorsed) { os.Remove(filepath.Join(e.store, "maker.pem")) }, "no certificates", exitFailed},
 		{"no store", func(_ *testing.T, e *endorsed) { e.cfg.TPMCertStore += "/x" }, "certificate store", exitFailed},
@@ -160,7 +160,7 @@ func TestExpiredEKPassesWithoutTheRule(t *testing.T) {
 	t.Parallel()
 	e := newEndorsed(t)
 	e.cfg.EKRules = []string{"ca", "key_usage", "eku", "critical"}
-	e.reg.ekCert = e.certify(t, e.maker, e.reg.ek, time.Now().Add(-time.Hour), time.Now().Add(-time.Minute))
+	e.reg.ekCert = e.certify(t, e.maker, e.reg.ek, time.Now().Add(-time.Hour), time.Now().Add(-30*time.Minute))
 	if err := e.checkEK(t.Context(), e.reg); err != nil || !strings.Contains(e.notes.String(), "warning: EK certificate of agent A") {
 		t.Errorf("got %v, notes %q", err, e.notes)
 	}
@@ -176,11 +176,11 @@ func TestHostsCertificateIsCheckedToo(t *testing.T) {
 	provider := func(from, to time.Time) {
 		e.reg.record.ProviderKeys = json.RawMessage(fmt.Sprintf(`{"ekcert":%q}`, base64.StdEncoding.EncodeToString(e.certify(t, e.maker, host, from, to))))
 	}
-	provider(time.Now().Add(-time.Minute), time.Now().Add(time.Minute))
+	provider(time.Now().Add(-30*time.Minute), time.Now().Add(30*time.Minute))
 	if err := e.checkEK(t.Context(), e.reg); err != nil {
 		t.Errorf("a good one: %v", err)
 	}
-	provider(time.Now().Add(-time.Hour), time.Now().Add(-time.Minute))
+	provider(time.Now().Add(-time.Hour), time.Now().Add(-30*time.Minute))
 	if err := e.checkEK(t.Context(), e.reg); exitCode(err) != exitUntrusted || !strings.Contains(err.Error(), "of the host") {
 		t.Errorf("an expired one: %v", err)
 	}
