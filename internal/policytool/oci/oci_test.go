@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -375,13 +376,11 @@ func BenchmarkLayers(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	hash := testing.Benchmark(func(b *testing.B) {
-		h := collect.SHA256.New()
-		for b.Loop() {
-			for range 4 * 2000 {
-				h.Write([]byte(content))
-			}
-		}
-	})
-	b.ReportMetric(float64(b.Elapsed())/float64(b.N)/float64(hash.NsPerOp()), "x-of-sha256")
+	begin := time.Now()
+	h := collect.SHA256.New()
+	for range 4 * 2000 {
+		h.Write([]byte(content))
+	}
+	reference := time.Since(begin)
+	b.ReportMetric(float64(b.Elapsed())/float64(b.N)/float64(reference), "x-of-sha256")
 }
