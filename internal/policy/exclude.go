@@ -67,12 +67,13 @@ func plainPrefix(tree *syntax.Regexp) ([]byte, bool) {
 	if len(parts) > 0 && parts[0].Op == syntax.OpLiteral && parts[0].Flags&syntax.FoldCase == 0 {
 		prefix, parts = []byte(string(parts[0].Rune)), parts[1:]
 	}
+	open := false // the rest may be anything
 	for _, p := range parts {
-		if p.Op == syntax.OpEndText && p != parts[0] {
-			continue // after ".*"
-		}
-		anything := p.Op == syntax.OpEmptyMatch || p.Op == syntax.OpStar && p.Sub[0].Op == syntax.OpAnyCharNotNL
-		if !anything {
+		switch {
+		case p.Op == syntax.OpStar && p.Sub[0].Op == syntax.OpAnyCharNotNL:
+			open = true
+		case p.Op == syntax.OpEmptyMatch, p.Op == syntax.OpEndText && open:
+		default:
 			return nil, false
 		}
 	}

@@ -133,7 +133,7 @@ func TestExcludesTakeLinearTime(t *testing.T) {
 
 // FuzzExcludes: no pattern panics, and the shortcut for plain prefixes agrees with the automaton.
 func FuzzExcludes(f *testing.F) {
-	for _, pattern := range []string{"", "/tmp/.*", "^/tmp$", "(/.*)?/x", "/[^]a-c]{,2}", "/a|b", `.*\.pyc\Z`, "(?P<n>/)+?", "(?=x)"} {
+	for _, pattern := range []string{"", "/tmp/.*", "^/tmp$", "(/.*)?/x", "/[^]a-c]{,2}", "/a|b", `.*\.pyc\Z`, "(?P<n>/)+?", "(?=x)", "()$", "/a()$"} {
 		f.Add(pattern, "/tmp/x")
 	}
 	f.Add(`(?i:/T)[\W\d-z]{2,3}?(?#x)\u0041`, "/t--A")
@@ -167,6 +167,31 @@ func TestManyPrefixesAreSearchedRight(t *testing.T) {
 	} {
 		if got := x.match([]byte(name)); got != want {
 			t.Errorf("%q: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// NT-38: the end of the text that a pattern asks for is never taken for anything else.
+func TestEndsOfPatterns(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		pattern string
+		want    string // of these names, those that it excludes
+	}{
+		{"()$", ""}, {"(?:)\\Z", ""}, {"/a$", "/a"}, {"/a()$", "/a"}, {"/a()", "/a /ab"}, {"/a.*$", "/a /ab"}, {"/a.*()$", "/a /ab"}, {".*$.*", "/ /a /ab"},
+	} {
+		x, err := compileExcludes([]string{c.pattern})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, name := range []string{"/", "/a", "/ab"} {
+			if x.match([]byte(name)) {
+				got = append(got, name)
+			}
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s excludes %q, want %q", c.pattern, got, c.want)
 		}
 	}
 }

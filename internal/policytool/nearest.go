@@ -50,8 +50,8 @@ func (x *pathIndex) nearest(p string) []string {
 		case otherName == name:
 			// Most systems have /bin and /lib in /usr, and show either.
 			found = append(found, near{c, 1 + distance(strings.TrimPrefix(otherDir, "/usr"), strings.TrimPrefix(dir, "/usr"))})
-		case otherDir == dir:
-			// Up to a third of a name may differ, as with the versions of libraries; case does not count much.
+		case otherDir == dir && 3*max(len(otherName)-len(name), len(name)-len(otherName)) <= max(len(name), 3):
+			// Up to a third of a name may differ, as with the versions of libraries; case does not count.
 			if d := distance(strings.ToLower(otherName), strings.ToLower(name)); 3*d <= max(len(name), 3) {
 				found = append(found, near{c, 1 + 2*d})
 			}

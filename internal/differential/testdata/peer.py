@@ -52,9 +52,9 @@ def policy(case):
 
 
 def excludes(case):
-    """Which names the patterns exclude; null when they are refused."""
+    """Which names the patterns exclude; null when they, or one of them by itself, are refused."""
     pattern, refused = validators.valid_exclude_list(case["patterns"])
-    if refused:
+    if refused or any(validators.valid_regex(each)[1] for each in case["patterns"]):
         return None
     return [bool(pattern.match(name)) for name in case["names"]]
 
