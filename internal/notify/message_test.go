@@ -9,14 +9,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"keylime/internal/api"
 	"keylime/internal/notify"
+	"keylime/internal/recorded"
 )
 
 func sample() api.Revocation {
@@ -113,22 +112,18 @@ func TestOnlyRSASigns(t *testing.T) {
 // The recorded message of a verifier of upstream must be what we would have sent about the same event.
 func TestMessageEqualsTheRecordedOne(t *testing.T) {
 	t.Parallel()
-	const file = "../../../shared/vectors/wire/cert/023-verifier-POST-revoked.json"
-	raw, err := os.ReadFile(filepath.FromSlash(file))
-	if err != nil {
-		t.Skip("no recorded exchanges: ", err)
-	}
-	var recorded struct {
+	raw := recorded.File(t, "wire/cert/023-verifier-POST-revoked.json")
+	var exchange struct {
 		Request struct {
 			Headers [][2]string
 			JSON    api.Notification
 		}
 	}
-	if err := json.Unmarshal(raw, &recorded); err != nil {
+	if err := json.Unmarshal(raw, &exchange); err != nil {
 		t.Fatal(err)
 	}
 	var r api.Revocation
-	d := json.NewDecoder(strings.NewReader(recorded.Request.JSON.Msg))
+	d := json.NewDecoder(strings.NewReader(exchange.Request.JSON.Msg))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
 		t.Fatal("the recorded message has what ours has not: ", err)
@@ -145,12 +140,12 @@ func TestMessageEqualsTheRecordedOne(t *testing.T) {
 	if err := json.Unmarshal(body, &ours); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := keys(t, ours.Msg), keys(t, recorded.Request.JSON.Msg); strings.Join(got, " ") != strings.Join(want, " ") {
+	if got, want := keys(t, ours.Msg), keys(t, exchange.Request.JSON.Msg); strings.Join(got, " ") != strings.Join(want, " ") {
 		t.Errorf("keys %v, recorded %v", got, want)
 	}
 	var got, want map[string]any
 	_ = json.Unmarshal([]byte(ours.Msg), &got)
-	_ = json.Unmarshal([]byte(recorded.Request.JSON.Msg), &want)
+	_ = json.Unmarshal([]byte(exchange.Request.JSON.Msg), &want)
 	for k, v := range want {
 		if got[k] != v {
 			t.Errorf("%s: %v, recorded %v", k, got[k], v)

@@ -19,7 +19,7 @@ func runtimeCommand() command {
 		examples: []string{
 			"keylime policy create runtime --rootfs / --ramdisk-dir /boot -o policy.json",
 			"keylime policy create runtime -m -k -b -e exclude.txt -o policy.json",
-			"keylime policy create runtime --remote-deb-repo https://deb.debian.org/debian --deb-suite bookworm --deb-component main \\\n      --repo-keyring /usr/share/keyrings/debian-archive-keyring.gpg --merged-usr -o policy.json",
+			"keylime policy create runtime --remote-deb-repo https://mirror.example/debian --deb-suite bookworm --deb-component main \\\n      --repo-keyring /usr/share/keyrings/debian-archive-keyring.gpg --merged-usr -o policy.json",
 			"keylime policy create runtime -p policy.json --rootfs /mnt/image -s /mnt/image/opt -o policy.json",
 		},
 		prepare: func(stdout io.Writer, screen *screen) call {

@@ -5,6 +5,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"keylime/internal/spelling"
 )
 
 // pathIndex finds the paths of a policy that are like another.
@@ -49,10 +51,10 @@ func (x *pathIndex) nearest(p string) []string {
 		case c == p:
 		case otherName == name:
 			// Most systems have /bin and /lib in /usr, and show either.
-			found = append(found, near{c, 1 + distance(strings.TrimPrefix(otherDir, "/usr"), strings.TrimPrefix(dir, "/usr"))})
+			found = append(found, near{c, 1 + spelling.Distance(strings.TrimPrefix(otherDir, "/usr"), strings.TrimPrefix(dir, "/usr"))})
 		case otherDir == dir && 3*max(len(otherName)-len(name), len(name)-len(otherName)) <= max(len(name), 3):
 			// Up to a third of a name may differ, as with the versions of libraries; case does not count.
-			if d := distance(strings.ToLower(otherName), strings.ToLower(name)); 3*d <= max(len(name), 3) {
+			if d := spelling.Distance(strings.ToLower(otherName), strings.ToLower(name)); 3*d <= max(len(name), 3) {
 				found = append(found, near{c, 1 + 2*d})
 			}
 		}
@@ -63,25 +65,4 @@ func (x *pathIndex) nearest(p string) []string {
 		paths = append(paths, n.path)
 	}
 	return paths
-}
-
-// distance is the number of bytes to insert, drop or change to make b of a (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
