@@ -37,7 +37,7 @@ type Agent struct {
 	Spec   AgentSpec
 	Status AgentStatus
 	State  attest.State
-	Due    time.Time // next round; zero = none, as always in a state that is not polled
+	Due    time.Time // next round, or when an agent that calls in is missed; zero = none, as always in a state that is not polled
 	Rev    uint64    // set by the store; changes with each stop, reactivation and re-enrolment
 }
 
@@ -61,6 +61,7 @@ type AgentSpec struct {
 	AKTPM                  []byte // TPM2B_PUBLIC that the tenant checked
 	MTLSCert               string // PEM pinned for connections, or "disabled" or ""
 	Enrolled               time.Time
+	Push                   bool `json:",omitempty"` // calls in instead of being asked; has no address
 }
 
 // PolicyName is the name of the agent's policy of that kind; "" when it has none.
@@ -100,4 +101,9 @@ type AgentStatus struct {
 	MeasuredBootPolicyDigest string
 	PCRPolicyDigest          string `json:",omitempty"`
 	Run                      string // names the run of a verifier that did the last round
+
+	// Of an agent that calls in:
+	Failures int    `json:",omitempty"` // attestations failed in a row; sticky unless failures may mend themselves
+	TimedOut bool   `json:",omitempty"` // silent for longer than it may be
+	Notice   uint64 `json:",omitempty"` // id of the last revocation notice that it has acknowledged
 }

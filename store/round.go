@@ -21,6 +21,11 @@ type Round struct {
 	Next    time.Time // zero = no further round
 	Events  []Event   // outbox rows, written in the same transaction; ID and AgentID are set by the store
 	Durable bool      // must be durable on return (always so when Events is not empty or Operational changed)
+
+	// Of an agent that calls in:
+	Attestation *Attestation // replaces the agent's latest, whose index it has; ErrConflict when that is another
+	Retention   Retention    // of the agent's history, applied when Attestation is set
+	Session     time.Time    // the agent's session, if it has one, lasts until then at least
 }
 
 // Event is one delivery of a revocation message through one channel.

@@ -82,6 +82,12 @@ type Outbox interface {
 	RetryEvent(ctx context.Context, id uint64, attempts int, next time.Time) error
 }
 
+// Notices reads a channel of the outbox as a notice board: its events stay until they are due.
+type Notices interface {
+	// Notices lists the events of a channel with ids above after, in the order of their ids, at most max.
+	Notices(ctx context.Context, channel string, after uint64, max int) ([]Event, error)
+}
+
 // Filter selects agents; zero fields select all.
 type Filter struct {
 	VerifierID string
