@@ -323,6 +323,19 @@ func (boundTest) why(_ *judging, subject any) string {
 	return ""
 }
 
+// variableOf is the EFI variable that an event is about.
+func variableOf(subject any) (v *uefi.Variable, fault string) {
+	event, fault := field(subject, "Event")
+	if fault != "" {
+		return nil, fault
+	}
+	v, ok := event.(*uefi.Variable)
+	if !ok {
+		return nil, "Event is not about a variable"
+	}
+	return v, ""
+}
+
 // variableTest holds an event about one EFI variable, or any whose name matches, to a test of the variable's data.
 type variableTest struct {
 	guid uefi.GUID
@@ -331,13 +344,9 @@ type variableTest struct {
 }
 
 func (t variableTest) why(j *judging, subject any) string {
-	event, fault := field(subject, "Event")
+	v, fault := variableOf(subject)
 	if fault != "" {
 		return fault
-	}
-	v, ok := event.(*uefi.Variable)
-	if !ok {
-		return "Event is not about a variable"
 	}
 	if guid, _ := v.Get("VariableName"); guid != t.guid {
 		return fmt.Sprintf("Event.VariableName is %v rather than %v", guid, t.guid)
@@ -358,13 +367,9 @@ type variableName struct {
 }
 
 func (t variablesTest) why(j *judging, subject any) string {
-	event, fault := field(subject, "Event")
+	v, fault := variableOf(subject)
 	if fault != "" {
 		return fault
-	}
-	v, ok := event.(*uefi.Variable)
-	if !ok {
-		return "Event is not about a variable"
 	}
 	guid, _ := v.Get("VariableName")
 	name, _ := v.Get("UnicodeName")
