@@ -103,9 +103,6 @@ func (s *Server) powerOn(ctx context.Context) error {
 // TCTI names the TPM for device.Open and other programs.
 func (s *Server) TCTI() string { return "swtpm:host=127.0.0.1,port=" + strconv.Itoa(s.port) }
 
-// Dir is the directory of all state.
-func (s *Server) Dir() string { return s.dir }
-
 // CertStore is a directory with the certificates (PEM) of the EK certificate's issuer and its root.
 func (s *Server) CertStore() string { return filepath.Join(s.dir, certStore) }
 

@@ -46,29 +46,6 @@ func (t *TPM) ResetPCR(ctx context.Context, pcr int) error {
 	return t.run(ctx, "reset PCR", func(c *conn) error { return c.resetPCR(pcr) })
 }
 
-// GetRandom returns n bytes from the TPM's generator.
-func (t *TPM) GetRandom(ctx context.Context, n int) ([]byte, error) {
-	random := make([]byte, 0, n)
-	err := t.run(ctx, "get random bytes", func(c *conn) error {
-		for len(random) < n {
-			// The TPM returns at most as many as its largest digest has.
-			rsp, err := tpm2.GetRandom{BytesRequested: uint16(min(n-len(random), 32))}.Execute(c)
-			if err != nil {
-				return err
-			}
-			if len(rsp.RandomBytes.Buffer) == 0 {
-				return fmt.Errorf("TPM returned none")
-			}
-			random = append(random, rsp.RandomBytes.Buffer...)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return random[:n], nil
-}
-
 // readPCRs reads as often as it takes: one command returns at most eight values.
 func (c *conn) readPCRs(bank tpm.Hash, mask tpm.Mask) ([][]byte, error) {
 	values := make([][]byte, 0, mask.Count())
