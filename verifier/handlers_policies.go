@@ -116,6 +116,9 @@ func (v *Verifier) acceptRuntime(ctx context.Context, name string, content []byt
 	if err != nil {
 		return store.Policy{}, nil, policyError(err)
 	}
+	for _, unusable := range compiled.UnusableKeys() {
+		v.log.Warn().Err(unusable).Str("policy", name).Msg("Key of verification-keys cannot be used; files signed with it are not accepted for their signature")
+	}
 	p := newPolicy(store.RuntimePolicy, name, content)
 	p.Generator, p.Keys = compiled.Generator(), keys
 	return p, compiled, nil

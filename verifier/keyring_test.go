@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"keylime/internal/api"
 	"keylime/internal/fleet"
 	"keylime/internal/policy"
 	"keylime/store"
@@ -130,5 +131,23 @@ func TestDMPolicyNeedsItsOption(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// A policy may bring keys that cannot be used; whoever uploads it can see which in the log.
+func TestUnusableKeysOfPoliciesAreLogged(t *testing.T) {
+	t.Parallel()
+	var document map[string]any
+	if err := json.Unmarshal([]byte(policy.EmptyRuntime), &document); err != nil {
+		t.Fatal(err)
+	}
+	document["verification-keys"] = `{"meta": {"version": 1}, "release": 0, "pubkeys": ["bm8ga2V5"], "keyids": [1]}`
+	content := base64.StdEncoding.EncodeToString(encode(t, document))
+	v := newVerifier(t, fastConfig(t), openStore(t))
+	if err := v.addRuntimePolicy(t.Context(), "keys", encode(t, api.RuntimePolicyUpload{RuntimePolicy: &content})); err != nil {
+		t.Fatal(err)
+	}
+	if log := v.log.String(); !strings.Contains(log, "pubkeys[0]") || !strings.Contains(log, `"policy":"keys"`) {
+		t.Errorf("log:\n%s", log)
 	}
 }
