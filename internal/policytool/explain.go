@@ -20,8 +20,9 @@ import (
 
 // explainRequest is what `explain` is asked for.
 type explainRequest struct {
-	files        []string // the runtime policy
+	files        []string // the policy
 	path, digest string
+	engine       string // of a measured-boot policy
 	log          string
 	json         bool
 }
@@ -29,15 +30,17 @@ type explainRequest struct {
 func explainCommand() command {
 	return command{
 		path:      "explain",
-		brief:     "say why a runtime policy accepts or refuses a path, or the entries of a measurement list",
+		brief:     "say why a runtime policy accepts or refuses a path or the entries of a list, or what a measured-boot policy asks",
 		arguments: "POLICY",
 		about: "Shows the digests that the policy lists for the path, the exclude patterns that match it or nearly do, the listed paths\n" +
 			"most like it, and where else its digest is listed. With --log: that for each entry that fails.\n" +
+			"With --mb-engine POLICY is a measured-boot policy: lists what its rules ask of which events.\n" +
 			"Exits with 1 when something is refused.",
 		examples: []string{
 			"keylime policy explain policy.json --path /usr/bin/tool",
 			"keylime policy explain policy.json --path /usr/bin/tool --digest HEX",
 			"keylime policy explain policy.json --log ascii_runtime_measurements",
+			"keylime policy explain boot.json --mb-engine example",
 		},
 		prepare: func(stdout io.Writer, screen *screen) call {
 			r := &explainRequest{}
@@ -45,6 +48,7 @@ func explainCommand() command {
 				{"path", "p", "PATH", "", "explain what the policy says of the file `PATH`", text(&r.path)},
 				{"digest", "d", "HEX", "", "when its digest is this", text(&r.digest)},
 				{"log", "", "FILE", "", "explain the entries that fail of the measurement list (ASCII) in `FILE`", text(&r.log)},
+				{"mb-engine", "", "NAME", "", "explain a measured-boot policy as `NAME` reads it: " + strings.Join(policy.BootEngines(), ", "), text(&r.engine)},
 				{"json", "", "", "", "print JSON, a list of explanations", on(&r.json)},
 			}, run: func(context.Context) error { return r.run(stdout, logger(screen, false)) }}
 		},
@@ -52,6 +56,9 @@ func explainCommand() command {
 }
 
 func (r *explainRequest) run(stdout io.Writer, log zerolog.Logger) error {
+	if r.engine != "" {
+		return r.boot(stdout)
+	}
 	digest, err := hex.DecodeString(strings.TrimPrefix(r.digest, "sha256:"))
 	switch {
 	case err != nil:
