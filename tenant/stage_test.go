@@ -180,7 +180,7 @@ func (s *stage) enrol(w http.ResponseWriter, r *http.Request) {
 		s.setShares(nil, v)
 	}
 	s.verifier.on("GET /v2.6/agents/"+s.id, results(api.VerifierAgent{
-		OperationalState: 1, IP: "127.0.0.1", Port: s.agent.port(), TPMPolicy: fmt.Sprint(body["tpm_policy"]), Metadata: "{}",
+		OperationalState: 1, IP: new("127.0.0.1"), Port: new(s.agent.port()), TPMPolicy: fmt.Sprint(body["tpm_policy"]), Metadata: "{}",
 		VerifierID: "default", VerifierIP: "127.0.0.1", VerifierPort: s.verifier.port(),
 		AttestationStatus: "PENDING", AttestationPeriod: "2s", MaxAttestationDelay: "10s",
 	}))

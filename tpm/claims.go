@@ -28,3 +28,26 @@ func ReadClaims(q Quote) (Claims, error) {
 	}
 	return c, nil
 }
+
+// ReadValues reads the PCR values of a blob, which nobody signed: they serve to show them, and to tell whether it is
+// worth verifying the quote.
+func ReadValues(blob []byte) (bank Hash, pcrs map[int][]byte, err error) {
+	p, err := parsePCRBlob(blob)
+	if err != nil {
+		return 0, nil, err
+	}
+	pcrs, size := map[int][]byte{}, p.bank.Size()
+	for n, i := range p.mask.PCRs() {
+		pcrs[i] = p.values[n*size : (n+1)*size : (n+1)*size]
+	}
+	return p.bank, pcrs, nil
+}
+
+// ReadSelection reads the PCRs that a quote's TPMS_ATTEST covers and its clock, without verifying its signature.
+func ReadSelection(attest []byte) (Mask, Clock, error) {
+	att, err := parseQuoted(attest)
+	if err != nil {
+		return 0, Clock{}, err
+	}
+	return att.mask, att.clock, nil
+}

@@ -339,3 +339,13 @@ func reply(w http.ResponseWriter, code int, status string, results any) {
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(map[string]any{"code": code, "status": status, "results": results})
 }
+
+// softTPM makes a TPM of which nothing else is needed.
+func softTPM(t testing.TB, alg string) *fleet.SoftTPM {
+	t.Helper()
+	soft, err := fleet.NewSoftTPM(rand.Reader, alg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return soft
+}

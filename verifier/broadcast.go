@@ -77,7 +77,7 @@ func (c *agentChannel) broadcast(ctx context.Context, n api.Notification, want f
 		}
 		for _, a := range page {
 			after = a.ID
-			if !want(a.ID) {
+			if a.Spec.Push || !want(a.ID) { // those who call in take it with their next answer
 				continue
 			}
 			width <- struct{}{}

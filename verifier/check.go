@@ -75,7 +75,11 @@ func (v *Verifier) checkAgents(ctx context.Context, name string, proposed *polic
 
 // check judges what an agent can prove now by a proposed policy, from the beginning of its measurement list.
 func (c *cycle) check(ctx context.Context, a store.Agent, proposed *policy.Runtime) api.AgentCheck {
-	out := api.AgentCheck{Agent: a.ID, Status: attestationStatus(a.Status.Operational), Failures: []api.CheckFailure{}}
+	out := api.AgentCheck{Agent: a.ID, Status: statusOf(a), Failures: []api.CheckFailure{}}
+	if a.Spec.Push {
+		out.Verdict, out.Detail = api.CheckUnreachable, "the agent calls in (push): it cannot be asked; stage the policy, and its next attestation is judged by it"
+		return out
+	}
 	log := c.log.With().Str("agent", a.ID).Logger()
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()

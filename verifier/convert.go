@@ -51,11 +51,21 @@ func evidenceFromAPI(r api.QuoteResults, cachedKey string) (attest.Evidence, *ev
 		e.IMAEntry = *r.IMAEntry
 	}
 	if r.BootLog != nil {
-		if e.BootLog, err = base64.StdEncoding.Strict().DecodeString(*r.BootLog); err != nil {
-			return attest.Evidence{}, &evidenceProblem{attest.EventBootBase64, "Measured boot log could not be decoded: " + err.Error()}
+		log, problem := decodeBootLog(*r.BootLog)
+		if problem != nil {
+			return attest.Evidence{}, problem
 		}
+		e.BootLog = log
 	}
 	return e, nil
+}
+
+func decodeBootLog(text string) ([]byte, *evidenceProblem) {
+	log, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return nil, &evidenceProblem{attest.EventBootBase64, "Measured boot log could not be decoded: " + err.Error()}
+	}
+	return log, nil
 }
 
 // identityOf is what the tenant enrolled about an agent's TPM.
@@ -89,15 +99,14 @@ func encryptV(rand io.Reader, pubKeyPEM string, v []byte) (string, error) {
 func revocation(a store.Agent, n next, verifierID string, now time.Time) api.Revocation {
 	r := api.Revocation{
 		Type:      n.message,
-		IP:        a.Spec.IP,
 		AgentID:   a.ID,
-		Port:      a.Spec.Port,
 		TPMPolicy: a.Spec.TPMPolicy,
 		Metadata:  a.Spec.Metadata,
 		EventTime: notify.EventTime(now.Local()),
 		Expires:   now.Add(notify.Lifetime).Unix(),
 		Audience:  "agents of verifier " + verifierID,
 	}
+	r.IP, r.Port = addressToAPI(a.Spec)
 	if f := n.failure; f != nil {
 		r.EventID, r.Severity, r.Context = f.EventID, f.Severity.Label, f.Context
 	}
@@ -119,8 +128,6 @@ func agentToAPI(a store.Agent, view statusView) api.VerifierAgent {
 	seconds := int64(view.interval / time.Second)
 	out := api.VerifierAgent{
 		OperationalState:    int(st.Operational),
-		IP:                  a.Spec.IP,
-		Port:                a.Spec.Port,
 		TPMPolicy:           a.Spec.TPMPolicy,
 		Metadata:            a.Spec.Metadata,
 		AcceptHash:          a.Spec.AcceptHash,
@@ -135,7 +142,7 @@ func agentToAPI(a store.Agent, view statusView) api.VerifierAgent {
 		AttestationCount:    st.AttestationCount,
 		LastReceivedQuote:   unix(st.LastQuote),
 		LastSuccess:         unix(st.LastSuccess),
-		AttestationStatus:   attestationStatus(st.Operational),
+		AttestationStatus:   statusOf(a),
 		AttestationPeriod:   fmt.Sprintf("%ds", seconds),
 		MaxAttestationDelay: fmt.Sprintf("%ds", 5*seconds),
 		RuntimePolicyName:   a.Spec.RuntimePolicy,
@@ -144,6 +151,11 @@ func agentToAPI(a store.Agent, view statusView) api.VerifierAgent {
 		TPMPolicyName:       a.Spec.PCRPolicy,
 		TPMPolicyDigest:     st.PCRPolicyDigest,
 		Appraises:           view.appraises,
+		AttestationMode:     api.ModePull,
+	}
+	out.IP, out.Port = addressToAPI(a.Spec)
+	if a.Spec.Push {
+		out.AttestationMode = api.ModePush
 	}
 	if a.Spec.V != nil && !view.hideV {
 		v := base64.StdEncoding.EncodeToString(a.Spec.V)
@@ -167,6 +179,22 @@ func agentToAPI(a store.Agent, view statusView) api.VerifierAgent {
 		}
 	}
 	return out
+}
+
+// addressToAPI is where an agent is asked; an agent that calls in has no address.
+func addressToAPI(s store.AgentSpec) (ip *string, port *int) {
+	if s.Push {
+		return nil, nil
+	}
+	return &s.IP, &s.Port
+}
+
+// statusOf sums up how an agent fares as the wire does.
+func statusOf(a store.Agent) string {
+	if a.Spec.Push {
+		return calledStatus(a.Status)
+	}
+	return attestationStatus(a.Status.Operational)
 }
 
 // attestationStatus sums up a state as the wire does.

@@ -58,10 +58,13 @@ type step struct {
 	stats  attest.Stats
 }
 
-// do runs one leased round. The agent is claimed again when it is due; do returns when that is, and false when
+// do runs one leased round, or, of an agent that calls in, notes that it did not. The agent is claimed again when it is due; do returns when that is, and false when
 // that is not known: there is no further round, or the commit failed and the lease has to expire.
 func (c *cycle) do(ctx context.Context, l store.Lease) (due time.Time, ok bool) {
 	log := c.log.With().Str("agent", l.Agent.ID).Logger()
+	if l.Agent.Spec.Push {
+		return c.missed(ctx, l, log)
+	}
 	agentCtx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	a := l.Agent
@@ -144,12 +147,18 @@ func (c *cycle) quote(ctx context.Context, a store.Agent) (step, error) {
 	if err != nil {
 		return s, err
 	}
-	s.status.RuntimePolicyDigest, s.status.PCRPolicyDigest = set.Runtime.Digest(), ""
-	if a.Spec.PCRPolicy != "" {
-		s.status.PCRPolicyDigest = set.PCR.Digest()
-	}
-	s.status.MeasuredBootPolicyDigest = bootDigest(set.Boot)
+	s.status = judgedBy(s.status, a.Spec, set)
 	return c.examine(ctx, s, a, set)
+}
+
+// judgedBy notes which versions of its policies an agent's round is judged by.
+func judgedBy(st store.AgentStatus, spec store.AgentSpec, set *policy.Set) store.AgentStatus {
+	st.RuntimePolicyDigest, st.PCRPolicyDigest = set.Runtime.Digest(), ""
+	if spec.PCRPolicy != "" {
+		st.PCRPolicyDigest = set.PCR.Digest()
+	}
+	st.MeasuredBootPolicyDigest = bootDigest(set.Boot)
+	return st
 }
 
 // examine asks for the part of the evidence that is not proven yet, and has it appraised.
@@ -171,18 +180,24 @@ func (c *cycle) examine(ctx context.Context, s step, a store.Agent, set *policy.
 		s.status, s.result, err = c.trouble(ctx, client, a.Status, err)
 		return s, err
 	}
-	return c.appraise(s, a, set, ak, challenge, answer)
-}
-
-// appraise has the core judge an answer.
-func (c *cycle) appraise(s step, a store.Agent, set *policy.Set, ak *tpm.Public, challenge attest.Challenge, answer api.QuoteResults) (step, error) {
-	now := time.Now().UTC()
-	s.status.LastQuote = now
 	evidence, problem := evidenceFromAPI(answer, a.Status.PubKey)
 	if problem != nil {
-		s.result = failed(c.labels, problem.eventID, problem.text)
-		return s, nil
+		return c.unfit(s, problem), nil
 	}
+	return c.appraise(s, a, set, ak, challenge, evidence), nil
+}
+
+// unfit is the result of evidence that cannot be put before the core.
+func (c *cycle) unfit(s step, problem *evidenceProblem) step {
+	s.status.LastQuote = time.Now().UTC()
+	s.result = failed(c.labels, problem.eventID, problem.text)
+	return s
+}
+
+// appraise has the core judge evidence, whoever started the round.
+func (c *cycle) appraise(s step, a store.Agent, set *policy.Set, ak *tpm.Public, challenge attest.Challenge, evidence attest.Evidence) step {
+	now := time.Now().UTC()
+	s.status.LastQuote = now
 	out, err := attest.Verify(attest.Input{
 		Identity:  identityOf(a.Spec, ak),
 		Challenge: challenge,
@@ -193,7 +208,7 @@ func (c *cycle) appraise(s step, a store.Agent, set *policy.Set, ak *tpm.Public,
 	})
 	if err != nil { // a bug of ours; it must not look like a pass, nor be asked for for ever
 		s.result = result{outcome: malformed, detail: "appraisal: " + err.Error()}
-		return s, nil
+		return s
 	}
 	s.state, s.stats = out.State, out.Stats
 	switch {
@@ -205,7 +220,7 @@ func (c *cycle) appraise(s step, a store.Agent, set *policy.Set, ak *tpm.Public,
 	default:
 		s.result = result{outcome: quoteBad, verdict: out.Verdict}
 	}
-	return s, nil
+	return s
 }
 
 // passed records a good quote.
@@ -237,6 +252,9 @@ func (c *cycle) policySetWith(ctx context.Context, spec store.AgentSpec, runtime
 	pcrs, err := c.policies.pcr(ctx, spec)
 	if err != nil {
 		return nil, err
+	}
+	if spec.Push {
+		pcrs = pcrs.Narrowed() // on the wire of those who call in, a mask of its own has no meaning
 	}
 	keys, err := c.policies.keyring(spec.IMAKeyring, time.Now())
 	if err != nil {

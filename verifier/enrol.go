@@ -60,6 +60,32 @@ func parseEnrolment(body []byte) (api.EnrolRequest, error) {
 	return req, strictjson.Unmarshal(body, maxJSONDepth, &req)
 }
 
+// modeOf says who starts the attestations of an agent that is to be enrolled. Of a tenant that does not say it: an agent
+// calls in when it has no share of a key to be delivered and no certificate to pin, unless agents may do without one.
+func (v *Verifier) modeOf(req api.EnrolRequest) (push bool, err error) {
+	asked, cert := text(req.AttestationMode, ""), text(req.MTLSCert, "")
+	switch verifier := v.mode; {
+	case asked != "" && asked != api.ModePull && asked != api.ModePush:
+		return false, fmt.Errorf("attestation_mode %q is neither %s nor %s", clip(asked), api.ModePull, api.ModePush)
+	case verifier == modeBoth && asked == "":
+		return v.cfg.EnableAgentMTLS && req.V == nil && (cert == "" || cert == mtlsDisabled), nil
+	case verifier == modeBoth:
+		return asked == api.ModePush, nil
+	case asked != "" && asked != verifier:
+		return false, fmt.Errorf("attestation_mode is %s, but this verifier has mode = %s: %s", asked, verifier, wrongModeHint[verifier])
+	}
+	return v.mode == api.ModePush, nil
+}
+
+// modeBoth is the mode of a verifier that leaves the choice to each enrolment.
+const modeBoth = "both"
+
+// wrongModeHint says what to do at a verifier of that mode.
+var wrongModeHint = map[string]string{
+	api.ModePull: "add the agent without push, or set mode = both and restart the verifier",
+	api.ModePush: "add the agent as a push agent, or set mode = both and restart the verifier",
+}
+
 // missingKey is reported as the wire has it: the key in quotes.
 func missingKey(key string) error { return fmt.Errorf("'%s'", key) }
 
@@ -78,13 +104,16 @@ func specFromAPI(id string, req api.EnrolRequest, d enrolDefaults) (store.Agent,
 		AcceptSign:    req.AcceptSign,
 		MTLSCert:      text(req.MTLSCert, ""),
 		Enrolled:      d.now,
+		Push:          d.push,
+	}
+	if spec.Push {
+		spec.IP = ""
 	}
 	var err error
 	for _, check := range []func() error{
 		func() error { return checkTexts(spec) },
 		func() (err error) { spec.V, err = parseV(req.V); return err },
-		func() (err error) { spec.Port, err = parsePort("cloudagent_port", req.AgentPort, 0); return err },
-		func() error { return d.guard.checkHost(spec.IP, spec.Port) },
+		func() error { return readAddress(&spec, req, d.guard) },
 		func() (err error) {
 			spec.VerifierPort, err = parsePort("verifier_port", req.VerifierPort, d.verifierPort)
 			return err
@@ -100,6 +129,12 @@ func specFromAPI(id string, req api.EnrolRequest, d enrolDefaults) (store.Agent,
 			return store.Agent{}, err
 		}
 	}
+	if spec.Push { // nobody misses it before its first attestation
+		return store.Agent{
+			ID: id, Spec: spec,
+			Status: store.AgentStatus{Operational: store.StateGetQuote, APIVersion: api.PushVersion, SeverityRank: -1},
+		}, nil
+	}
 	return store.Agent{
 		ID:   id,
 		Spec: spec,
@@ -113,11 +148,23 @@ func specFromAPI(id string, req api.EnrolRequest, d enrolDefaults) (store.Agent,
 	}, nil
 }
 
+// readAddress reads where the agent is asked. One that calls in has no address, whatever the request says.
+func readAddress(spec *store.AgentSpec, req api.EnrolRequest, g guard) (err error) {
+	if spec.Push {
+		return nil
+	}
+	if spec.Port, err = parsePort("cloudagent_port", req.AgentPort, 0); err != nil {
+		return err
+	}
+	return g.checkHost(spec.IP, spec.Port)
+}
+
 // enrolDefaults are the verifier's own facts that an enrolment needs.
 type enrolDefaults struct {
 	verifierID, verifierIP string
 	verifierPort           int
 	guard                  guard
+	push                   bool // the agent calls in
 	now                    time.Time
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"keylime/internal/api"
+	"keylime/internal/config"
 	"keylime/internal/policy"
 )
 
@@ -93,6 +94,7 @@ func TestRefusedEnrolments(t *testing.T) {
 	t.Parallel()
 	agent := startAgent(t, "a1")
 	v := newVerifier(t, fastConfig(t), openStore(t))
+	v.mode = api.ModePull // in which an agent without a certificate is none that calls in
 	base, admin := v.serve(t)
 	str := func(s string) json.RawMessage { return encode(t, s) }
 	good := agent.enrolment("")
@@ -253,4 +255,44 @@ func ecKeyPEM(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// Who starts an agent's attestations is a property of the agent.
+func TestModeOfAnAgent(t *testing.T) {
+	t.Parallel()
+	share, cert := "c2l4dGVlbiBieXRlcy4uLg==", "-----BEGIN CERTIFICATE-----"
+	for _, c := range []struct {
+		verifier, asked string
+		v, cert         *string
+		plain           bool // agents may do without a certificate
+		push            bool
+		refused         string
+	}{
+		{verifier: "both", cert: &cert},
+		{verifier: "both", push: true},
+		{verifier: "both", cert: new(""), push: true},
+		{verifier: "both", cert: new("disabled"), push: true},
+		{verifier: "both", cert: new("disabled"), v: &share},
+		{verifier: "both", cert: new("disabled"), plain: true},
+		{verifier: "both", asked: "push", cert: &cert, v: &share, push: true},
+		{verifier: "both", asked: "push", plain: true, push: true},
+		{verifier: "both", asked: "pull"},
+		{verifier: "both", asked: "sometimes", refused: "neither pull nor push"},
+		{verifier: "pull"},
+		{verifier: "pull", asked: "pull"},
+		{verifier: "pull", asked: "push", refused: "this verifier has mode = pull"},
+		{verifier: "push", cert: &cert, v: &share, push: true},
+		{verifier: "push", asked: "push", push: true},
+		{verifier: "push", asked: "pull", refused: "this verifier has mode = push"},
+	} {
+		req := api.EnrolRequest{V: c.v, MTLSCert: c.cert}
+		if c.asked != "" {
+			req.AttestationMode = &c.asked
+		}
+		v := &Verifier{mode: c.verifier, cfg: config.Verifier{EnableAgentMTLS: !c.plain}}
+		push, err := v.modeOf(req)
+		if push != c.push || (err == nil) != (c.refused == "") || err != nil && !strings.Contains(err.Error(), c.refused) {
+			t.Errorf("%+v: push %v, %v", c, push, err)
+		}
+	}
 }

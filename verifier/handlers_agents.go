@@ -45,7 +45,11 @@ func (v *Verifier) enrol(ctx context.Context, id string, body []byte) error {
 	if err != nil {
 		return exception(err)
 	}
-	if cert := text(req.MTLSCert, ""); v.cfg.EnableAgentMTLS && (cert == "" || cert == mtlsDisabled) {
+	push, err := v.modeOf(req)
+	if err != nil {
+		return exception(err)
+	}
+	if cert := text(req.MTLSCert, ""); !push && v.cfg.EnableAgentMTLS && (cert == "" || cert == mtlsDisabled) {
 		return refuse(http.StatusBadRequest, textNoAgentCert)
 	}
 	runtime, err := v.runtimePolicyFor(ctx, id, req)
@@ -58,7 +62,9 @@ func (v *Verifier) enrol(ctx context.Context, id string, body []byte) error {
 		}
 		return refuse(http.StatusConflict, "Agent of uuid %s already exists. Please use delete or update.", id)
 	}
-	agent, err := specFromAPI(id, req, v.enrolDefaults())
+	defaults := v.enrolDefaults()
+	defaults.push = push
+	agent, err := specFromAPI(id, req, defaults)
 	if err != nil {
 		return exception(err)
 	}

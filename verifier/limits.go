@@ -80,6 +80,35 @@ const (
 	policyIdle = 10 * time.Minute
 	// rememberedSignatures: two images of a distribution with 50,000 signed files each, in some 10 MB.
 	rememberedSignatures = 100_000
+	// Agents that call in. Bounds of what a request to attest lists: several times of what TPMs and agents have.
+	// continuousSilence is how long an agent may be silent when quote_interval is 0: a slow TPM needs seconds for a quote.
+	continuousSilence = 30 * time.Second
+	maxEvidenceItems  = 16
+	maxOfferedKeys    = 16
+	maxFormList       = 64
+	maxFormName       = 64
+	maxKeyText        = 4 << 10
+	maxFormErrors     = 32
+	maxQuoteData      = 16 << 10 // the largest that can verify has 4 KiB
+	maxUnixTime       = 1 << 35  // in the year 3058
+	// challengeLength is the wire's, in bytes.
+	challengeLength = 16
+	// maxCallsUnderWay requests with evidence are read and judged at once; maxLargeCalls of them may have more than
+	// largeAnswer, as each holds its body some four times. The others come back after busySeconds.
+	maxCallsUnderWay = 512
+	maxLargeCalls    = 8
+	busySeconds      = 5
+	// Pages of attestations: with their logs they may be large.
+	defaultPage  = 20
+	maxPage      = 100
+	maxPageBytes = 16 << 20
+	// Notices in one answer.
+	maxNotices     = 16
+	maxNoticeBytes = 512 << 10
+	// tagSize is that of an HMAC-SHA384.
+	tagSize = 48
+	// maxOpenBody is of a request to attest.
+	maxOpenBody = 256 << 10
 	// maxLargeAnswers are read at a time beyond that. With the client's cap of an answer this bounds the memory.
 	maxLargeAnswers = 16
 )

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"keylime/internal/api"
 	"keylime/internal/recorded"
 )
 
@@ -39,6 +40,7 @@ var otherText = map[string]string{
 func TestProbes(t *testing.T) {
 	t.Parallel()
 	v := newVerifier(t, fastConfig(t), openStore(t))
+	v.mode = api.ModePull // as the recorded one
 	base, admin := v.serve(t)
 	anybody := clientWith(t)
 	files, err := filepath.Glob(filepath.Join(recorded.Dir(t), "wire", "probe", "*.json"))

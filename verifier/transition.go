@@ -151,12 +151,18 @@ func fail(st store.AgentStatus, f attest.Failure) next {
 
 // report makes f the agent's last event.
 func (n *next) report(f attest.Failure) {
-	if len(f.Context) > maxContext {
-		f.Context = `{"message":"the context of this event is too long to keep"}`
-	}
+	f.Context = boundedContext(f.Context)
 	n.failure = &f
 	n.status.SeverityRank = max(n.status.SeverityRank, f.Severity.Rank)
 	n.status.LastEventID, n.status.LastFailure = f.EventID, f.Context
+}
+
+// boundedContext is the context of an event as far as it can be kept.
+func boundedContext(context string) string {
+	if len(context) > maxContext {
+		return `{"message":"the context of this event is too long to keep"}`
+	}
+	return context
 }
 
 // failureID names the event of an outcome that is not an appraisal.

@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"keylime/ima"
+	"keylime/internal/api"
 	"keylime/internal/config"
 	"keylime/internal/notify"
 	"keylime/internal/policy"
@@ -31,6 +32,7 @@ type Verifier struct {
 	policies  *policies
 	signers   signers
 	guard     guard
+	mode      string // who starts attestations: pull, push or both
 	pool      *pool
 	cycle     *cycle
 	outbox    *outbox
@@ -62,7 +64,7 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	_, _ = rand.Read(run[:]) // never fails
 	v := &Verifier{
 		cfg: cfg, store: s, log: o.Log, policies: newPolicies(s, cfg.MeasuredBootEngine, extensions(cfg)...),
-		guard: newGuard(o.Listen, cfg.AllowLoopbackAgents), checks: make(chan struct{}, checkWidth),
+		guard: newGuard(o.Listen, cfg.AllowLoopbackAgents), mode: api.ModePull, checks: make(chan struct{}, checkWidth),
 	}
 	v.signers = signers{required: cfg.RequirePolicySignatures, dir: cfg.TrustedPolicyKeysDir, store: s}
 	if err := v.checkSigners(ctx); err != nil {

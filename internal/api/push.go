@@ -28,6 +28,13 @@ type Document[A any] struct {
 	JSONAPI *JSONAPI    `json:"jsonapi,omitempty"`
 }
 
+// List is a body with any number of resources.
+type List[A any] struct {
+	Data    []Resource[A] `json:"data"`
+	Links   *Links        `json:"links,omitempty"`
+	JSONAPI *JSONAPI      `json:"jsonapi,omitempty"`
+}
+
 // Resource is one thing with its attributes. Attestations have no id.
 type Resource[A any] struct {
 	Type       string `json:"type"`

@@ -125,16 +125,16 @@ type Notification struct {
 
 // Revocation is what Notification.Msg decodes to; keys in this order.
 type Revocation struct {
-	Type      string `json:"type"` // "revocation" or "comm_error"
-	IP        string `json:"ip"`
-	AgentID   string `json:"agent_id"`
-	Port      int    `json:"port"`
-	TPMPolicy string `json:"tpm_policy"`
-	Metadata  string `json:"meta_data"`
-	EventTime string `json:"event_time"` // C asctime, local time
-	EventID   string `json:"event_id,omitempty"`
-	Severity  string `json:"severity_label,omitempty"`
-	Context   string `json:"context,omitempty"`
+	Type      string  `json:"type"` // "revocation" or "comm_error"
+	IP        *string `json:"ip"`   // nil, and Port: the agent calls in
+	AgentID   string  `json:"agent_id"`
+	Port      *int    `json:"port"`
+	TPMPolicy string  `json:"tpm_policy"`
+	Metadata  string  `json:"meta_data"`
+	EventTime string  `json:"event_time"` // C asctime, local time
+	EventID   string  `json:"event_id,omitempty"`
+	Severity  string  `json:"severity_label,omitempty"`
+	Context   string  `json:"context,omitempty"`
 	// The rest is ours, for receivers that refuse replays: they drop a message whose EventUUID they have seen, whose
 	// Expires (Unix seconds) has passed, or whose Audience is not the verifier that they belong to.
 	EventUUID string `json:"event_uuid,omitempty"`
@@ -165,14 +165,22 @@ type EnrolRequest struct {
 	AKTPM              *string         `json:"ak_tpm"`
 	MTLSCert           *string         `json:"mtls_cert"`
 	SupportedVersion   *string         `json:"supported_version"`
+	// AttestationMode is ours: ModePull or ModePush; without it, the verifier infers who is to start.
+	AttestationMode *string `json:"attestation_mode,omitempty"`
 }
+
+// Who starts an attestation: the verifier asks the agent, or the agent calls in.
+const (
+	ModePull = "pull"
+	ModePush = "push"
+)
 
 // VerifierAgent is GET /v2.x/agents/:id at the verifier.
 type VerifierAgent struct {
 	OperationalState    int      `json:"operational_state"`
 	V                   *string  `json:"v"`
-	IP                  string   `json:"ip"`
-	Port                int      `json:"port"`
+	IP                  *string  `json:"ip"` // nil, and Port: the agent calls in
+	Port                *int     `json:"port"`
 	TPMPolicy           string   `json:"tpm_policy"`
 	Metadata            string   `json:"meta_data"`
 	HasMBRefstate       int      `json:"has_mb_refstate"`
@@ -207,6 +215,8 @@ type VerifierAgent struct {
 	// Appraises is ours: what evidence is judged by beside the quote itself, of "tpm_policy" and "runtime_policy". An
 	// empty list means that the agent proves its identity and nothing else; nil, that the verifier does not say.
 	Appraises []string `json:"appraises,omitzero"`
+	// AttestationMode is ours: ModePull or ModePush; "" = the verifier does not say.
+	AttestationMode string `json:"attestation_mode,omitempty"`
 }
 
 // VerifierAgents is GET /v2.x/agents at the verifier: an array of one-element arrays.

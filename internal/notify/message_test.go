@@ -20,7 +20,7 @@ import (
 
 func sample() api.Revocation {
 	return api.Revocation{
-		Type: notify.TypeRevocation, IP: "192.0.2.7", AgentID: "a1", Port: 9002,
+		Type: notify.TypeRevocation, IP: new("192.0.2.7"), AgentID: "a1", Port: new(9002),
 		TPMPolicy: `{"mask": "0x400"}`, Metadata: `{"subject": "CN=<a&b>"}`,
 		EventTime: notify.EventTime(time.Date(2027, 11, 3, 1, 2, 3, 0, time.UTC)),
 		EventID:   "ima.pcr_mismatch", Severity: "emergency", Context: `{"message": "x"}`,

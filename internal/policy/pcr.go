@@ -126,6 +126,13 @@ func (p *PCR) Asking(more tpm.Mask) *PCR {
 	return &wider
 }
 
+// Narrowed returns the same policy, which asks for no other PCRs than those that it has digests for.
+func (p *PCR) Narrowed() *PCR {
+	narrow := *p
+	narrow.mask = p.Constrained()
+	return &narrow
+}
+
 // Constrained is the set of PCRs for which the policy has digests.
 func (p *PCR) Constrained() tpm.Mask {
 	var m tpm.Mask

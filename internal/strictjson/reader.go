@@ -255,7 +255,8 @@ func (r *Reader) String() (string, error) {
 			r.pos++
 			return s, nil
 		case c == '\\':
-			return r.escaped(start)
+			s, err := r.escaped(append([]byte(nil), r.doc[start:r.pos]...))
+			return string(s), err
 		case c < 0x20:
 			return "", r.fail("control character in a string")
 		}
@@ -263,31 +264,71 @@ func (r *Reader) String() (string, error) {
 	return "", r.fail("string does not end")
 }
 
-// escaped goes on reading a string that began at start, from its first escape on.
-func (r *Reader) escaped(start int) (string, error) {
-	s := append([]byte(nil), r.doc[start:r.pos]...)
+// Text is String for long texts: the result is the caller's own, made with one allocation.
+func (r *Reader) Text() ([]byte, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	if r.space(); !r.take('"') {
+		return nil, r.fail("want a string")
+	}
+	size := 0
+	for rest := r.doc[r.pos:]; size < len(rest) && rest[size] != '"'; size++ {
+		if rest[size] == '\\' {
+			size++
+		}
+	}
+	return r.escaped(make([]byte, 0, size))
+}
+
+// skipString reads a string without making one.
+func (r *Reader) skipString() error {
+	r.take('"')
+	for start := r.pos; r.pos < len(r.doc); {
+		switch c := r.doc[r.pos]; {
+		case c == '"':
+			if !utf8.ValidString(r.doc[start:r.pos]) {
+				return r.fail("string is not valid UTF-8")
+			}
+			r.pos++
+			return nil
+		case c == '\\':
+			if _, err := r.escape(); err != nil {
+				return err
+			}
+		case c < 0x20:
+			return r.fail("control character in a string")
+		default:
+			r.pos++
+		}
+	}
+	return r.fail("string does not end")
+}
+
+// escaped goes on reading a string, of which s has been read, up to its end.
+func (r *Reader) escaped(s []byte) ([]byte, error) {
 	for r.pos < len(r.doc) {
 		switch c := r.doc[r.pos]; {
 		case c == '"':
 			if !utf8.Valid(s) {
-				return "", r.fail("string is not valid UTF-8")
+				return nil, r.fail("string is not valid UTF-8")
 			}
 			r.pos++
-			return string(s), nil
+			return s, nil
 		case c == '\\':
 			char, err := r.escape()
 			if err != nil {
-				return "", err
+				return nil, err
 			}
 			s = utf8.AppendRune(s, char)
 		case c < 0x20:
-			return "", r.fail("control character in a string")
+			return nil, r.fail("control character in a string")
 		default:
 			s = append(s, c)
 			r.pos++
 		}
 	}
-	return "", r.fail("string does not end")
+	return nil, r.fail("string does not end")
 }
 
 // escape reads one escape sequence, or the two that make a surrogate pair.
@@ -344,7 +385,7 @@ func (r *Reader) Skip() (err error) {
 	case Array:
 		return r.Array(r.Skip)
 	case String:
-		_, err = r.String()
+		err = r.skipString()
 	case Number:
 		_, err = r.Number()
 	case Bool:

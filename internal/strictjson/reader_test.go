@@ -167,3 +167,21 @@ func FuzzCheck(f *testing.F) {
 		}
 	})
 }
+
+// Text reads what String reads, and Skip takes what they take.
+func TestTextReadsWhatStringReads(t *testing.T) {
+	t.Parallel()
+	for _, doc := range []string{
+		`""`, `"plain"`, `"10 ab ima-ng /a\n10 cd ima-ng /b\n"`, `"\"\\\/\b\f\n\r\t"`, `"\u00e9 é \ud83d\ude00"`, `"ends in \\"`,
+		`"open`, `"\`, `"\"`, `"\x"`, `"\ud800"`, "\"\xff\"", "\"a\nb\"", `x`, ``, `7`,
+	} {
+		want, wantErr := NewReader(doc, 1).String()
+		got, err := NewReader(doc, 1).Text()
+		if string(got) != want || (err == nil) != (wantErr == nil) {
+			t.Errorf("%q: Text reads %q %v, String %q %v", doc, got, err, want, wantErr)
+		}
+		if strings.HasPrefix(doc, `"`) && (NewReader(doc, 1).Skip() == nil) != (wantErr == nil) {
+			t.Errorf("%q: Skip and String disagree", doc)
+		}
+	}
+}
