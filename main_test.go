@@ -29,8 +29,11 @@ var imports = []struct {
 	{"ima/dm", "", "bottom: a parser of measured texts"},
 	{"ima", "tpm internal/strictjson", "replays lists against verified PCRs; keyrings are JSON"},
 	{"internal/strictjson", "", "bottom: a decoder"},
+	{"internal/snp", "", "bottom: reports of AMD processors"},
 	{"internal/policy", "ima ima/dm tpm internal/strictjson internal/uefi", "compiles what measurements are compared with"},
 	{"internal/attest", "internal/policy ima ima/dm tpm internal/strictjson internal/uefi", "decides; sees nothing of wire, store or configuration"},
+	{"internal/evidence", "internal/attest internal/policy internal/snp internal/strictjson tpm", "judges what is handed in; finds nothing itself"},
+	{"internal/ear", "internal/evidence", "says what evidence came to, in tokens for others"},
 	{"store", "internal/attest internal/policy tpm", "records hold the core's state and verdict; never wire types"},
 	{"store/bolt", "store internal/attest internal/policy tpm", "one engine; never another"},
 	{"store/storetest", "store internal/attest internal/policy tpm", "the contract of every engine"},
@@ -67,7 +70,7 @@ var imports = []struct {
 }
 
 // pure packages decide; they may not reach for the outside world themselves.
-var pure = []string{"tpm", "ima", "ima/dm", "internal/uefi", "internal/policy", "internal/attest", "internal/strictjson"}
+var pure = []string{"tpm", "ima", "ima/dm", "internal/uefi", "internal/snp", "internal/policy", "internal/attest", "internal/evidence", "internal/strictjson"}
 
 var impure = []string{
 	"net", "net/http", "os", "os/exec", "log", "log/slog", "math/rand", "math/rand/v2", "crypto/rand",
