@@ -24,6 +24,10 @@ type Challenge struct {
 	Mask     tpm.Mask // PCRs asked for, without PCR 16; must cover policy.Set.Mask
 	BindData bool     // PCR 16 must hold the digest of Evidence.PubKey (pull); PCR 16 is then part of the selection
 	Entry    uint64   // first IMA entry asked for: State.NextEntry, or 0 for the whole list; no other is valid
+	// OneShot: somebody else asked for the evidence, which stands alone. Mask is then what the quote covers, PCR 16 perhaps
+	// included; PCRs that no policy names are left out of account, PCR 10 too; and the TPM's clock is compared with nothing.
+	// State must be zero, and the measurement list begins with its first entry.
+	OneShot bool
 }
 
 // Evidence is what the attester answered, decoded but not believed.
