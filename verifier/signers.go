@@ -2,7 +2,6 @@ package verifier
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -87,7 +86,7 @@ func (s signers) checkPlain(supplied string) error {
 // by whom, a key that comes with the upload proves nothing.
 func (s signers) checkAll(e *policy.Envelope, known []policy.PublicKey, supplied string) ([]policy.PublicKey, error) {
 	if supplied != "" {
-		k, err := parseSuppliedKey(supplied)
+		k, err := policy.ParseUploadedKey(supplied)
 		if err != nil {
 			return nil, exception(fmt.Errorf("runtime_policy_key: %w", err))
 		}
@@ -101,14 +100,6 @@ func (s signers) checkAll(e *policy.Envelope, known []policy.PublicKey, supplied
 		}
 	}
 	return e.Verify(known...)
-}
-
-func parseSuppliedKey(supplied string) (policy.PublicKey, error) {
-	text, err := base64.StdEncoding.Strict().DecodeString(supplied)
-	if err != nil {
-		return policy.PublicKey{}, err
-	}
-	return policy.ParsePublicKey(text)
 }
 
 // checkStored holds a policy that was stored before to what is required now.

@@ -45,6 +45,15 @@ func ParsePublicKey(text []byte) (PublicKey, error) {
 	return NewPublicKey(parsed)
 }
 
+// ParseUploadedKey reads a key as requests carry it: base64 of its PEM.
+func ParseUploadedKey(encoded string) (PublicKey, error) {
+	text, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	if err != nil {
+		return PublicKey{}, err
+	}
+	return ParsePublicKey(text)
+}
+
 // NewPublicKey wraps an EC key of one of the NIST curves.
 func NewPublicKey(key crypto.PublicKey) (PublicKey, error) {
 	ec, ok := key.(*ecdsa.PublicKey)
