@@ -15,6 +15,7 @@ import (
 
 	"keylime/internal/api"
 	"keylime/internal/fleet"
+	"keylime/internal/web"
 )
 
 // BenchmarkRegistration registers and activates agents with RSA-2048 EKs over HTTP and bbolt, several at a time as when
@@ -23,7 +24,7 @@ import (
 // stored one.
 func BenchmarkRegistration(b *testing.B) {
 	s := start(b, nil)
-	s.byAddress, s.byID = newLimiter(time.Nanosecond, 1<<20, 100), newLimiter(time.Nanosecond, 1<<20, 100)
+	s.byAddress, s.byID = web.NewLimiter(time.Nanosecond, 1<<20, 100), web.NewLimiter(time.Nanosecond, 1<<20, 100)
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	defer transport.CloseIdleConnections()
 	client := api.NewRegistrar(s.plain, &http.Client{Transport: transport})

@@ -21,7 +21,7 @@ func (r *Registrar) register(ctx context.Context, req *web.Request) (any, error)
 		return nil, err
 	}
 	now := r.now()
-	if wait, ok := r.byAddress.take(sender(req.Peer), now); !ok {
+	if wait, ok := r.byAddress.Take(web.Sender(req.Peer), now); !ok {
 		return nil, tooMany(wait)
 	}
 	known, err := r.known(ctx, id)
@@ -45,7 +45,7 @@ func (r *Registrar) register(ctx context.Context, req *web.Request) (any, error)
 			return nil, err
 		}
 	}
-	if wait, ok := r.byID.take(sender(req.Peer)+" "+id, now); !ok {
+	if wait, ok := r.byID.Take(web.Sender(req.Peer)+" "+id, now); !ok {
 		return nil, tooMany(wait)
 	}
 	return r.stage(ctx, reg, k, now)
@@ -179,8 +179,8 @@ func (r *Registrar) activate(ctx context.Context, req *web.Request) (any, error)
 // is refused without effect, and a right tag is always heard, so that nobody keeps a genuine agent out for long.
 func (r *Registrar) wrongTag(ctx context.Context, req *web.Request, pending store.Registration, now time.Time) error {
 	r.log.Warn().Str("id", pending.ID).Stringer("peer", req.Peer).Msg("Activation with a wrong auth tag")
-	for _, key := range []string{sender(req.Peer), "id " + pending.ID} {
-		if wait, ok := r.wrongTags.take(key, now); !ok {
+	for _, key := range []string{web.Sender(req.Peer), "id " + pending.ID} {
+		if wait, ok := r.wrongTags.Take(key, now); !ok {
 			return tooMany(wait)
 		}
 	}

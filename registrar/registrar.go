@@ -31,7 +31,7 @@ type Registrar struct {
 	random   io.Reader
 	now      func() time.Time
 
-	byAddress, byID, wrongTags *limiter
+	byAddress, byID, wrongTags *web.Limiter
 }
 
 // New makes a registrar; it does nothing until Serve runs. An error names the option that is wrong.
@@ -48,9 +48,9 @@ func New(cfg config.Registrar, s store.Registrar, log zerolog.Logger) (*Registra
 		refuseEK: cfg.DuplicateEK == "refuse",
 		ttl:      cfg.PendingTTL, room: cfg.MaxPending, maxBody: int64(min(maxRequest, cfg.MaxUploadSize)), drain: cfg.ShutdownDrainTimeout,
 		log: log, random: rand.Reader, now: time.Now,
-		byAddress: newLimiter(registerEvery, registerBurst, limiterKeys),
-		byID:      newLimiter(registerIDEvery, registerIDBurst, limiterKeys),
-		wrongTags: newLimiter(wrongTagEvery, wrongTagBurst, limiterKeys),
+		byAddress: web.NewLimiter(registerEvery, registerBurst, limiterKeys),
+		byID:      web.NewLimiter(registerIDEvery, registerIDBurst, limiterKeys),
+		wrongTags: web.NewLimiter(wrongTagEvery, wrongTagBurst, limiterKeys),
 	}, nil
 }
 

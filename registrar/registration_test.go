@@ -13,6 +13,7 @@ import (
 	"keylime/internal/api"
 	"keylime/internal/config"
 	"keylime/internal/fleet"
+	"keylime/internal/web"
 )
 
 func TestRegisterActivateShowListDelete(t *testing.T) {
@@ -276,7 +277,7 @@ func TestOfParallelFirstRegistrationsExactlyOneWins(t *testing.T) {
 	for i := range machines {
 		machines[i] = newMachine(t, "contested")
 	}
-	s.byID = newLimiter(registerIDEvery, n, limiterKeys)
+	s.byID = web.NewLimiter(registerIDEvery, n, limiterKeys)
 	var wg sync.WaitGroup
 	blobs, errs := make([]string, n), make([]error, n)
 	for i, m := range machines {

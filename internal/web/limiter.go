@@ -1,4 +1,4 @@
-package registrar
+package web
 
 import (
 	"maps"
@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// limiter gives each key a bucket of tokens that fills at a rate. It is safe for concurrent use, and bounded: when it
+// Limiter gives each key a bucket of tokens that fills at a rate. It is safe for concurrent use, and bounded: when it
 // knows too many keys it forgets those whose bucket is full, and if there are none, an arbitrary one.
-type limiter struct {
+type Limiter struct {
 	every time.Duration // time for one token
 	burst int           // tokens of a full bucket
 	max   int           // keys known at once
@@ -18,12 +18,13 @@ type limiter struct {
 	full map[string]time.Time // when the key's bucket will be full
 }
 
-func newLimiter(every time.Duration, burst, max int) *limiter {
-	return &limiter{every: every, burst: burst, max: max, full: make(map[string]time.Time)}
+// NewLimiter has a token more for each key after each time every, up to burst, for at most max keys.
+func NewLimiter(every time.Duration, burst, max int) *Limiter {
+	return &Limiter{every: every, burst: burst, max: max, full: make(map[string]time.Time)}
 }
 
-// take takes a token. Without one it returns how long to wait.
-func (l *limiter) take(key string, now time.Time) (wait time.Duration, ok bool) {
+// Take takes a token. Without one it returns how long to wait.
+func (l *Limiter) Take(key string, now time.Time) (wait time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	full := l.full[key]
@@ -41,7 +42,7 @@ func (l *limiter) take(key string, now time.Time) (wait time.Duration, ok bool) 
 	return 0, true
 }
 
-func (l *limiter) forget(now time.Time) {
+func (l *Limiter) forget(now time.Time) {
 	maps.DeleteFunc(l.full, func(_ string, full time.Time) bool { return !full.After(now) })
 	for key := range l.full {
 		if len(l.full) < l.max {
@@ -51,8 +52,8 @@ func (l *limiter) forget(now time.Time) {
 	}
 }
 
-// sender is the key of a client: its IPv4 address, or the /64 of its IPv6 address, of which one machine has many.
-func sender(a netip.Addr) string {
+// Sender is the key of a client: its IPv4 address, or the /64 of its IPv6 address, of which one machine has many.
+func Sender(a netip.Addr) string {
 	if a.Is6() {
 		if p, err := a.WithZone("").Prefix(64); err == nil {
 			return p.String()

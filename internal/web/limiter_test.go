@@ -1,4 +1,4 @@
-package registrar
+package web
 
 import (
 	"fmt"
@@ -9,28 +9,28 @@ import (
 
 func TestLimiter(t *testing.T) {
 	t.Parallel()
-	l := newLimiter(time.Second, 3, 100)
+	l := NewLimiter(time.Second, 3, 100)
 	now := time.Unix(1_000_000, 0)
 	for i := range 3 {
-		if _, ok := l.take("a", now); !ok {
+		if _, ok := l.Take("a", now); !ok {
 			t.Fatalf("token %d of the bucket refused", i)
 		}
 	}
-	if wait, ok := l.take("a", now); ok || wait != time.Second {
+	if wait, ok := l.Take("a", now); ok || wait != time.Second {
 		t.Fatalf("beyond the bucket: %v, %v", wait, ok)
 	}
-	if _, ok := l.take("b", now); !ok {
+	if _, ok := l.Take("b", now); !ok {
 		t.Error("another key has a bucket of its own")
 	}
-	if _, ok := l.take("a", now.Add(time.Second)); !ok {
+	if _, ok := l.Take("a", now.Add(time.Second)); !ok {
 		t.Error("a token after a second")
 	}
-	if _, ok := l.take("a", now.Add(time.Second)); ok {
+	if _, ok := l.Take("a", now.Add(time.Second)); ok {
 		t.Error("one token a second, no more")
 	}
 	later := now.Add(time.Hour)
 	for i := range 4 {
-		if _, ok := l.take("a", later); ok != (i < 3) {
+		if _, ok := l.Take("a", later); ok != (i < 3) {
 			t.Errorf("after an hour, token %d: %v", i, ok)
 		}
 	}
@@ -39,10 +39,10 @@ func TestLimiter(t *testing.T) {
 // NT-49
 func TestLimiterIsBounded(t *testing.T) {
 	t.Parallel()
-	l := newLimiter(time.Second, 3, 100)
+	l := NewLimiter(time.Second, 3, 100)
 	now := time.Unix(1_000_000, 0)
 	for i := range 10_000 {
-		if _, ok := l.take(fmt.Sprint(i), now.Add(time.Duration(i)*time.Millisecond)); !ok {
+		if _, ok := l.Take(fmt.Sprint(i), now.Add(time.Duration(i)*time.Millisecond)); !ok {
 			t.Fatalf("new key %d refused", i)
 		}
 	}
@@ -56,8 +56,8 @@ func TestSender(t *testing.T) {
 	for a, want := range map[string]string{
 		"192.0.2.1": "192.0.2.1", "2001:db8:1:2:3::4": "2001:db8:1:2::/64", "2001:db8:1:2:ffff::": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64",
 	} {
-		if got := sender(netip.MustParseAddr(a)); got != want {
-			t.Errorf("sender(%s) = %s, want %s", a, got, want)
+		if got := Sender(netip.MustParseAddr(a)); got != want {
+			t.Errorf("Sender(%s) = %s, want %s", a, got, want)
 		}
 	}
 }
