@@ -44,6 +44,7 @@ type Verifier struct {
 	MeasuredBootEvaluate string // once or always
 
 	Revocations Revocations
+	Evidence    Evidence
 }
 
 // Revocations says who is told when an agent fails.
@@ -93,7 +94,7 @@ func (v *Verifier) options() []option {
 		{"revocations.zmq_ip", address(&v.Revocations.ZMQIP, "127.0.0.1"), "address that the ZeroMQ publisher listens on"},
 		{"revocations.zmq_port", integer(&v.Revocations.ZMQPort, 8992, 0, 65535), "port that the ZeroMQ publisher listens on"},
 		{"revocations.webhook_url", webURL(&v.Revocations.WebhookURL), "where revocation messages are POSTed; empty = nowhere"},
-	}, v.laterOptions())
+	}, v.Evidence.options(), v.laterOptions())
 }
 
 // laterOptions are those that this release knows but does not implement.
@@ -134,7 +135,7 @@ func (v *Verifier) finish(dir string) (warnings []string, errs []error) {
 		errs = append(errs, optionError("uuid", "must not be empty"))
 	}
 	errs = append(errs, subset("revocations.enabled_revocation_notifications", v.Revocations.Enabled, notifiers))
-	return warnings, append(errs, v.checkSeverities())
+	return warnings, append(append(errs, v.Evidence.finish(dir)...), v.checkSeverities())
 }
 
 func (v *Verifier) checkSeverities() error {
