@@ -40,6 +40,7 @@ var imports = []struct {
 	{"internal/api", "internal/strictjson", "wire vocabulary: knows neither store nor core"},
 	{"internal/web", "internal/api internal/strictjson internal/pki", "what every HTTP server here shares"},
 	{"internal/pki", "tpm", "certificates; an EK certificate is compared with a TPM key"},
+	{"internal/vcek", "internal/pki internal/snp", "files and AMD's service around snp"},
 	{"internal/spelling", "", "bottom: a measure"},
 	{"internal/config", "internal/pki internal/spelling", "options, among them certificate files in pki's terms; knows no role's logic"},
 	{"internal/zmtp", "", "bottom: frames of ZeroMQ connections"},

@@ -150,7 +150,7 @@ func (ca *CA) create() error {
 	if err := ca.writeKeystore(ks); err != nil {
 		return err
 	}
-	return writeFile(ca.path(caCertName), encodeCertificate(der), publicMode)
+	return WriteFile(ca.path(caCertName), encodeCertificate(der), publicMode)
 }
 
 func (ca *CA) writePublic(key crypto.Signer) error {
@@ -158,7 +158,7 @@ func (ca *CA) writePublic(key crypto.Signer) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(ca.path(caPublicName), pub, publicMode)
+	return WriteFile(ca.path(caPublicName), pub, publicMode)
 }
 
 func (ca *CA) writeKeystore(ks *keystore) error {
@@ -166,7 +166,7 @@ func (ca *CA) writeKeystore(ks *keystore) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(ca.path(keystoreName), sealed, secretMode)
+	return WriteFile(ca.path(keystoreName), sealed, secretMode)
 }
 
 // writeCRL writes the revocation list in both forms. It is valid as long as the CA: it changes only with a revocation.
@@ -189,10 +189,10 @@ func (ca *CA) writeCRL(ks *keystore, key crypto.Signer) error {
 	if err != nil {
 		return fmt.Errorf("sign revocation list: %w", err)
 	}
-	if err := writeFile(ca.path(crlDERName), der, publicMode); err != nil {
+	if err := WriteFile(ca.path(crlDERName), der, publicMode); err != nil {
 		return err
 	}
-	return writeFile(ca.path(crlPEMName), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}), publicMode)
+	return WriteFile(ca.path(crlPEMName), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}), publicMode)
 }
 
 // key decrypts the keystore and returns it with the CA's private key.

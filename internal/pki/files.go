@@ -15,8 +15,8 @@ const (
 	publicMode fs.FileMode = 0o640
 )
 
-// writeFile replaces a file in one step: a reader, or a crash, sees the old content or the new, never a part.
-func writeFile(path string, content []byte, mode fs.FileMode) (err error) {
+// WriteFile replaces a file in one step: a reader, or a crash, sees the old content or the new, never a part.
+func WriteFile(path string, content []byte, mode fs.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // 0600
 	if err != nil {
 		return err

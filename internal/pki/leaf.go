@@ -141,13 +141,13 @@ func (ca *CA) writeLeaf(l Leaf, key crypto.Signer, der []byte) error {
 	if err := os.Remove(ca.leafPath(l.Name, certSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("replace certificate %s: %w", l.Name, err)
 	}
-	if err := writeFile(ca.leafPath(l.Name, keySuffix), private, secretMode); err != nil {
+	if err := WriteFile(ca.leafPath(l.Name, keySuffix), private, secretMode); err != nil {
 		return err
 	}
-	if err := writeFile(ca.leafPath(l.Name, publicSuffix), public, publicMode); err != nil {
+	if err := WriteFile(ca.leafPath(l.Name, publicSuffix), public, publicMode); err != nil {
 		return err
 	}
-	return writeFile(ca.leafPath(l.Name, certSuffix), encodeCertificate(der), publicMode)
+	return WriteFile(ca.leafPath(l.Name, certSuffix), encodeCertificate(der), publicMode)
 }
 
 // splitHosts tells addresses from names.
