@@ -62,7 +62,7 @@ var imports = []struct {
 	{"internal/daemon", "internal/config", "what the daemons' command lines share"},
 	{"agent", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson internal/zmtp tpm tpm/device", "the attester holds no store and decides nothing"},
 	{"registrar", "internal/api internal/daemon internal/web internal/config internal/pki internal/strictjson store tpm", "proves AKs; appraises nothing"},
-	{"verifier", "internal/api internal/daemon internal/web internal/config internal/pki internal/notify internal/strictjson internal/attest internal/policy store ima tpm", "appraises; touches no TPM"},
+	{"verifier", "internal/api internal/daemon internal/web internal/config internal/pki internal/notify internal/strictjson internal/attest internal/ear internal/evidence internal/policy internal/snp internal/vcek store ima tpm", "appraises; touches no TPM"},
 	{"tenant", "internal/api internal/argparse internal/config internal/daemon internal/pki internal/policy internal/python internal/strictjson ima tpm", "a client; holds no store"},
 	{".", "agent registrar verifier tenant internal/config internal/daemon internal/policytool store store/bolt", "composes the roles"},
 	{"internal/isolated", "", "tests only"},
@@ -152,7 +152,7 @@ func TestSizes(t *testing.T) {
 const negativeTests = `
 	01 02 03 04 05 06 07 08 09 10 11 12 13 14 15 16 17 18 19 1A 1B
 	20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 3A 3B 3C 3D
-	40 41 42 43 44 45 46 47 49 50 51 52 53 54 55 56 57 58 59
+	40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59
 	60 61 62 63 64 65 66 67 68 69 70 71 72 73
 	90 91 92 93 94 95 97 98`
 

@@ -76,6 +76,11 @@ const (
 	maxCheckContext  = 4 << 10
 	// maxWindow bounds the time in which a policy is replaced in stages: after it, a forgotten window is a hole.
 	maxWindow = 90 * 24 * time.Hour
+	// oneShotPeers is for how many addresses requests to verify/evidence are counted. oneShotRetry is when one that found no
+	// slot may come again: most take less. oneShotTimeout bounds the sending of a log of max_upload_size, with its slot held.
+	oneShotPeers   = 65_536
+	oneShotRetry   = 5 * time.Second
+	oneShotTimeout = time.Minute
 	// policyIdle is how long a compiled policy that nobody asks for is kept: longer than any usual quote_interval.
 	policyIdle = 10 * time.Minute
 	// rememberedSignatures: two images of a distribution with 50,000 signed files each, in some 10 MB.

@@ -42,7 +42,7 @@ func (v *Verifier) routes() []web.Route {
 	return append([]web.Route{
 		{Pattern: "GET /version", Action: "read_version", Handle: version},
 		{Pattern: "GET /versions", Action: "read_version", Handle: version},
-	}, append(v.agentRoutes(), v.policyRoutes()...)...)
+	}, slices.Concat(v.agentRoutes(), v.policyRoutes(), v.oneShotRoutes())...)
 }
 
 func (v *Verifier) agentRoutes() []web.Route {

@@ -37,6 +37,7 @@ type Verifier struct {
 	cycle     *cycle
 	outbox    *outbox
 	scheduler *scheduler
+	oneShot   *oneShot
 	checks    chan struct{} // slots for checks of proposed policies
 	closers   []func()
 }
@@ -68,6 +69,9 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	}
 	v.signers = signers{required: cfg.RequirePolicySignatures, dir: cfg.TrustedPolicyKeysDir, store: s}
 	if err := v.checkSigners(ctx); err != nil {
+		return nil, err
+	}
+	if v.oneShot, err = newOneShot(cfg, s, labels, v.signers, o.Log); err != nil {
 		return nil, err
 	}
 	v.pool = newPool(o.Client, v.guard, max(minIdleConn, 3*cfg.QuoteInterval))

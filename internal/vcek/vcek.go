@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"keylime/internal/pki"
 	"keylime/internal/snp"
 )
@@ -31,12 +33,13 @@ type Store struct {
 	dir     string
 	service string // "": nobody is asked
 	client  *http.Client
+	log     zerolog.Logger
 }
 
 // New returns a store over a directory; "" is none. With fetch AMD is asked for what is not there, and what it has is kept
 // there.
-func New(dir string, fetch bool) *Store {
-	s := &Store{dir: dir, client: &http.Client{
+func New(dir string, fetch bool, log zerolog.Logger) *Store {
+	s := &Store{dir: dir, log: log, client: &http.Client{
 		Timeout:       fetchTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -53,8 +56,12 @@ func (s *Store) Find(ctx context.Context, r snp.Report, c snp.Chain, now time.Ti
 	name, path := r.VCEKName()+".der", r.VCEKPath(c.Product())
 	if s.dir != "" {
 		cert, err := read(filepath.Join(s.dir, name))
+		if err == nil {
+			return cert, nil
+		}
 		if !errors.Is(err, fs.ErrNotExist) {
-			return cert, err
+			s.log.Warn().Err(err).Msg("VCEK cannot be read")
+			return nil, fmt.Errorf("the VCEK that is kept here as %s cannot be read", name)
 		}
 	}
 	if s.service == "" {
@@ -69,7 +76,7 @@ func read(name string) (*x509.Certificate, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return parse(f, filepath.Base(name))
+	return parse(f, name)
 }
 
 func parse(r io.Reader, from string) (*x509.Certificate, error) {
@@ -109,7 +116,7 @@ func (s *Store) fetch(ctx context.Context, path string, r snp.Report, c snp.Chai
 		return cert, nil // whoever asked is told what is wrong with it
 	}
 	if err := pki.WriteFile(filepath.Join(s.dir, r.VCEKName()+".der"), cert.Raw, 0o644); err != nil {
-		return nil, fmt.Errorf("keep the VCEK: %w", err)
+		s.log.Warn().Err(err).Msg("VCEK could not be kept; AMD is asked for it again")
 	}
 	return cert, nil
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"keylime/internal/fleet"
 	"keylime/internal/snp"
 )
@@ -41,7 +43,7 @@ func TestDirectory(t *testing.T) {
 	t.Parallel()
 	p, chain, r := machine(t)
 	dir := t.TempDir()
-	s := New(dir, false)
+	s := New(dir, false, zerolog.Nop())
 	name := filepath.Join(dir, r.VCEKName()+".der")
 	if _, err := s.Find(t.Context(), r, chain, time.Now()); err == nil || !strings.Contains(err.Error(), r.VCEKName()+".der is not kept here; AMD has it at https://kdsintf.amd.com/vcek/v1/Milan/") {
 		t.Errorf("nothing there: %v", err)
@@ -53,15 +55,15 @@ func TestDirectory(t *testing.T) {
 	if err != nil || !bytes.Equal(cert.Raw, p.VCEK) {
 		t.Errorf("%v", err)
 	}
-	for content, want := range map[string]string{"no certificate": "VCEK from " + filepath.Base(name), strings.Repeat("x", maxCertificate+1): "more than"} {
+	for _, content := range []string{"no certificate", strings.Repeat("x", maxCertificate+1)} {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Find(t.Context(), r, chain, time.Now()); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v, want an error with %q", err, want)
+		if _, err := s.Find(t.Context(), r, chain, time.Now()); err == nil || !strings.HasSuffix(err.Error(), "cannot be read") || strings.Contains(err.Error(), dir) {
+			t.Errorf("%.20s: %v", content, err)
 		}
 	}
-	if _, err := New("", false).Find(t.Context(), r, chain, time.Now()); err == nil || !strings.Contains(err.Error(), "is not kept here") {
+	if _, err := New("", false, zerolog.Nop()).Find(t.Context(), r, chain, time.Now()); err == nil || !strings.Contains(err.Error(), "is not kept here") {
 		t.Errorf("no directory: %v", err)
 	}
 }
@@ -79,7 +81,7 @@ func TestFetchedCertificatesAreKept(t *testing.T) {
 		_, _ = w.Write(p.VCEK)
 	}))
 	defer amd.Close()
-	s := New(t.TempDir(), true)
+	s := New(t.TempDir(), true, zerolog.Nop())
 	s.service = amd.URL
 	for range 3 {
 		cert, err := s.Find(t.Context(), r, chain, time.Now())
@@ -113,7 +115,7 @@ func TestWhatIsFetchedIsNotTrusted(t *testing.T) {
 	} {
 		amd := httptest.NewServer(c.answer)
 		dir := t.TempDir()
-		s := New(dir, true)
+		s := New(dir, true, zerolog.Nop())
 		s.service = amd.URL
 		cert, err := s.Find(t.Context(), r, chain, time.Now())
 		switch {
@@ -137,10 +139,10 @@ func TestWhatIsFetchedIsNotTrusted(t *testing.T) {
 
 func TestOnlyAMDIsAsked(t *testing.T) {
 	t.Parallel()
-	if s := New("", true); s.service != "https://kdsintf.amd.com" {
+	if s := New("", true, zerolog.Nop()); s.service != "https://kdsintf.amd.com" {
 		t.Errorf("asked is %s", s.service)
 	}
-	if s := New("", false); s.service != "" {
+	if s := New("", false, zerolog.Nop()); s.service != "" {
 		t.Error("somebody is asked without being allowed to")
 	}
 }

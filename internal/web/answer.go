@@ -51,6 +51,13 @@ type Answer struct {
 	Results any
 }
 
+// Raw is a result with a body and a type of its own, without the envelope. An error of Write breaks off the connection.
+type Raw struct {
+	Code  int
+	Type  string
+	Write func(w io.Writer) error
+}
+
 // Stream writes the JSON text of the results, of any size. An error breaks off the connection, so that the client
 // does not take the part for the whole.
 type Stream func(w io.Writer) error
@@ -76,6 +83,8 @@ func (x *exchange) answer(result any, err error) {
 		return
 	}
 	switch a := result.(type) {
+	case Raw:
+		x.raw(a)
 	case Stream:
 		x.stream(a)
 	case Lines:
@@ -160,13 +169,23 @@ func (x *exchange) write(code int, body any, indent bool) {
 }
 
 func (x *exchange) stream(s Stream) {
-	x.status = http.StatusOK
-	x.w.Header().Set("Content-Type", "application/json")
+	x.raw(Raw{http.StatusOK, "application/json", func(w io.Writer) error {
+		_, _ = io.WriteString(w, `{"code":200,"status":"Success","results":`)
+		err := s(w)
+		if err == nil {
+			_, err = io.WriteString(w, "}")
+		}
+		return err
+	}})
+}
+
+func (x *exchange) raw(r Raw) {
+	x.status = r.Code
+	x.w.Header().Set("Content-Type", r.Type)
+	x.w.WriteHeader(r.Code)
 	out := bufio.NewWriterSize(x.w, 16<<10)
-	_, _ = out.WriteString(`{"code":200,"status":"Success","results":`)
-	err := s(out)
+	err := r.Write(out)
 	if err == nil {
-		_ = out.WriteByte('}')
 		err = out.Flush()
 	}
 	if err != nil {

@@ -25,7 +25,7 @@ const (
 )
 
 // Handler serves one request. It returns the results of the answer (nil = an empty object), an Answer to choose its
-// status, a Stream or Lines; or an error, best an *Error.
+// status, a Raw, a Stream or Lines; or an error, best an *Error.
 type Handler func(ctx context.Context, r *Request) (any, error)
 
 // Route is one entry of a server's table of routes.
