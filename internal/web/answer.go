@@ -3,6 +3,7 @@ package web
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"keylime/internal/api"
 )
 
 // Error is an answer that says no. Msg goes to the client as the envelope's status, without Msg the answer has no
@@ -23,6 +26,8 @@ type Error struct {
 	Err   error
 	Retry time.Duration // when to come back, for 429 and 503; 0 = not said
 	Allow []string      // methods that the path has, for 405
+	Type  string        // media type of Body; "" = application/json
+	Body  any           // sent as it is instead of an envelope, Msg then being for the log alone
 
 	title string // set by this package: the body is a JSON:API error instead of an envelope
 }
@@ -49,6 +54,14 @@ type Answer struct {
 	Code    int
 	Status  string
 	Results any
+}
+
+// Document is an answer that is no envelope.
+type Document struct {
+	Code     int    // HTTP status
+	Location string // header; "" = none
+	Type     string // media type; "" = application/json
+	Body     any    // encoded as JSON; nil = no body
 }
 
 // Raw is a result with a body and a type of its own, without the envelope. An error of Write breaks off the connection.
@@ -89,6 +102,8 @@ func (x *exchange) answer(result any, err error) {
 		x.stream(a)
 	case Lines:
 		x.lines(a)
+	case Document:
+		x.document(a)
 	case Answer:
 		if a.Status == "" {
 			a.Status = http.StatusText(a.Code)
@@ -122,13 +137,11 @@ func (x *exchange) refuse(e *Error) {
 		x.w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.Retry.Seconds()))))
 	}
 	switch {
+	case e.Body != nil:
+		x.write(e.Code, e.Body, e.Type, false)
 	case e.title != "":
-		type item struct {
-			Status string `json:"status"`
-			Title  string `json:"title"`
-			Detail string `json:"detail"`
-		}
-		x.write(e.Code, map[string][]item{"errors": {{fmt.Sprint(e.Code), e.title, e.Msg}}}, false)
+		item := api.ErrorItem{Status: strconv.Itoa(e.Code), Title: e.title, Detail: e.Msg}
+		x.write(e.Code, api.ErrorDocument{Errors: []api.ErrorItem{item}}, "", false)
 	case e.Msg == "":
 		x.status = e.Code
 		x.w.WriteHeader(e.Code)
@@ -146,10 +159,24 @@ func (x *exchange) send(code int, e envelope) {
 	if e.Results == nil {
 		e.Results = struct{}{}
 	}
-	x.write(code, e, x.rt.opts.Indent)
+	x.write(code, e, "", x.rt.opts.Indent)
 }
 
-func (x *exchange) write(code int, body any, indent bool) {
+// document sends an answer that is no envelope.
+func (x *exchange) document(d Document) {
+	if d.Location != "" {
+		x.w.Header().Set("Location", d.Location)
+	}
+	if d.Body == nil {
+		x.status = d.Code
+		x.w.WriteHeader(d.Code)
+		return
+	}
+	x.write(d.Code, d.Body, d.Type, false)
+}
+
+// write sends a body as JSON.
+func (x *exchange) write(code int, body any, mediaType string, indent bool) {
 	var text bytes.Buffer
 	enc := json.NewEncoder(&text)
 	enc.SetEscapeHTML(false)
@@ -162,7 +189,7 @@ func (x *exchange) write(code int, body any, indent bool) {
 		return
 	}
 	x.status = code
-	x.w.Header().Set("Content-Type", "application/json")
+	x.w.Header().Set("Content-Type", cmp.Or(mediaType, "application/json"))
 	x.w.WriteHeader(code)
 	// An error means that the client is gone; nobody is left to tell.
 	_, _ = x.w.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n")))

@@ -1,9 +1,9 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -29,6 +29,7 @@ type exchange struct {
 	route    *route
 	subject  string // the path's id or name, for the log
 	operator pki.Operator
+	agent    string // id of the agent that a token is of
 	status   int    // of the answer; 0 = not sent yet
 	end      func() // of the handler's context
 	cause    error
@@ -67,7 +68,7 @@ func (x *exchange) serve() (any, error) {
 		return nil, miss
 	}
 	x.route = route
-	if err := x.admit(); err != nil {
+	if err := x.admit(params["id"]); err != nil {
 		return nil, err
 	}
 	if err := x.checkID(params); err != nil {
@@ -81,7 +82,9 @@ func (x *exchange) serve() (any, error) {
 	x.end = cancel // not before the answer is out: a Stream works in ctx
 	x.deadline(route.Timeout)
 	return route.Handle(ctx, &Request{
-		ID: x.id, Version: params["version"], Admin: x.operator.Name, ReadOnly: x.operator.ReadOnly, Peer: peer(x.req), Header: x.req.Header, Query: query,
+		ID: x.id, Path: "/" + strings.Join(segments, "/"), Version: cmp.Or(params["version"], params["v3"]),
+		Admin: x.operator.Name, ReadOnly: x.operator.ReadOnly, Agent: x.agent,
+		Peer: peer(x.req), Header: x.req.Header, Query: query,
 		params: params, maxBody: route.MaxBody, length: x.req.ContentLength,
 		body: http.MaxBytesReader(x.w, x.req.Body, route.MaxBody),
 	})
@@ -93,38 +96,6 @@ func (x *exchange) deadline(d time.Duration) {
 	rc := http.NewResponseController(x.w)
 	_ = rc.SetReadDeadline(x.start.Add(d))
 	_ = rc.SetWriteDeadline(x.start.Add(d))
-}
-
-// admit holds a client to the route's access. The mere presence of an Authorization header makes it an agent, which
-// no client certificate turns into an administrator.
-func (x *exchange) admit() error {
-	if x.route.Access == Public {
-		return nil
-	}
-	if x.req.TLS == nil {
-		return &Error{Code: http.StatusBadRequest, Err: fmt.Errorf("%s needs TLS", x.route.Action)}
-	}
-	if len(x.req.Header.Values("Authorization")) > 0 {
-		return &Error{
-			Code: http.StatusUnauthorized, title: "Unauthorized",
-			Msg: "Action " + x.route.Action + " requires admin authentication (mTLS certificate), without an Authorization header",
-		}
-	}
-	op, err := pki.Admin(x.req.TLS, x.start)
-	if err != nil {
-		return &Error{
-			Code: http.StatusForbidden, title: "Forbidden", Err: err,
-			Msg: "Action " + x.route.Action + " requires admin authentication (mTLS certificate)",
-		}
-	}
-	if op.ReadOnly && x.req.Method != http.MethodGet {
-		return &Error{
-			Code: http.StatusForbidden, title: "Forbidden",
-			Msg: "Action " + x.route.Action + " changes something, and the certificate of " + op.Name + " is read-only",
-		}
-	}
-	x.operator = op
-	return nil
 }
 
 func (x *exchange) checkID(params map[string]string) error {
@@ -169,6 +140,9 @@ func (x *exchange) log() {
 	}
 	if x.subject != "" {
 		line.Str("id", harmless(x.subject))
+	}
+	if x.agent != "" {
+		line.Str("agent", x.agent)
 	}
 	if x.operator.Name != "" {
 		line.Str("admin", harmless(x.operator.Name))

@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -16,13 +17,15 @@ func split(path string) (segments []string, clean bool) {
 	if rest == "" {
 		return nil, true
 	}
-	segments = strings.Split(strings.TrimSuffix(rest, "/"), "/")
-	for i, s := range segments {
+	for s := range strings.SplitSeq(rest, "/") {
+		if s == "" { // agents double the slash after a verifier_url that ends with one
+			continue
+		}
 		decoded, err := url.PathUnescape(s)
 		if err != nil || decoded == "" {
 			return segments, false
 		}
-		segments[i] = decoded
+		segments = append(segments, decoded)
 	}
 	return segments, true
 }
@@ -41,10 +44,16 @@ func (rt *Router) match(pattern, path []string) (params map[string]string, ok bo
 			continue
 		}
 		name, value := strings.TrimSuffix(name, "}"), path[i]
-		if name == "version" {
-			if value, ok = rt.version(value); !ok {
-				return nil, false
-			}
+		switch name {
+		case "version":
+			value, ok = version(value, rt.opts.Versions, rt.opts.Major)
+		case "v3":
+			value, ok = version(value, rt.opts.V3, true)
+		default:
+			ok = true
+		}
+		if !ok {
+			return nil, false
 		}
 		if params == nil {
 			params = make(map[string]string, 2)
@@ -54,20 +63,15 @@ func (rt *Router) match(pattern, path []string) (params map[string]string, ok bo
 	return params, true
 }
 
-// version reads the segment "v2.6", and "v2" where that is served.
-func (rt *Router) version(segment string) (string, bool) {
+// version reads the segment "v2.6", and with major "v2", which is the newest.
+func version(segment string, served []string, major bool) (string, bool) {
 	asked, ok := strings.CutPrefix(segment, "v")
-	if !ok || len(rt.opts.Versions) == 0 {
+	if !ok || len(served) == 0 {
 		return "", false
 	}
-	newest := rt.opts.Versions[len(rt.opts.Versions)-1]
-	if major, _, _ := strings.Cut(newest, "."); rt.opts.Major && asked == major {
+	newest := served[len(served)-1]
+	if number, _, _ := strings.Cut(newest, "."); major && asked == number {
 		return newest, true
 	}
-	for _, v := range rt.opts.Versions {
-		if v == asked {
-			return v, true
-		}
-	}
-	return "", false
+	return asked, slices.Contains(served, asked)
 }

@@ -17,8 +17,10 @@ import (
 // Request is what a handler sees of a request. Its methods are for the handler's goroutine only.
 type Request struct {
 	ID      string // of this exchange, in its log lines and in X-Request-ID
+	Path    string // decoded, without doubled or trailing slashes
 	Version string // API version of the path, as "2.6"; "" on a route without one
 	Admin   string // common name of the administrator's certificate; "" on public routes
+	Agent   string // id of the agent whose token came with the request; "" = none
 	// ReadOnly: the administrator may see no secret. Routes that change something are closed to them already.
 	ReadOnly bool
 	Peer     netip.Addr // the client's address
@@ -30,6 +32,9 @@ type Request struct {
 	length  int64
 	maxBody int64
 }
+
+// Length is the body's length in bytes as announced; -1 when it is not.
+func (r *Request) Length() int64 { return r.length }
 
 // Param is the value of a name in the route's pattern.
 func (r *Request) Param(name string) string { return r.params[name] }
@@ -43,25 +48,40 @@ func (r *Request) JSON() bool {
 // Body reads the whole body, once. The error is an *Error: 413 beyond the route's limit, 415 for a compressed body
 // (CVE-2022-23951: nothing here decompresses), 408 when it does not come in time.
 func (r *Request) Body() ([]byte, error) {
-	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-		return nil, &Error{Code: http.StatusUnsupportedMediaType, Msg: "send the body without Content-Encoding"}
-	}
-	if r.length > r.maxBody {
-		return nil, tooLarge(r.maxBody)
-	}
 	var buf bytes.Buffer
 	buf.Grow(int(min(max(r.length, 0), 1<<20)) + bytes.MinRead) // what is announced is believed up to 1 MiB
-	_, err := buf.ReadFrom(r.body)
+	err := r.read(&buf)
+	return buf.Bytes(), err
+}
+
+// Text is Body for large texts: what is announced is believed, so that there is one copy of it. The handler bounds how
+// many are read at once.
+func (r *Request) Text() (string, error) {
+	var text strings.Builder
+	text.Grow(int(min(max(r.length, 0), r.maxBody)))
+	err := r.read(&text)
+	return text.String(), err
+}
+
+// read copies the body to w.
+func (r *Request) read(w io.Writer) error {
+	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
+		return &Error{Code: http.StatusUnsupportedMediaType, Msg: "send the body without Content-Encoding"}
+	}
+	if r.length > r.maxBody {
+		return tooLarge(r.maxBody)
+	}
+	_, err := io.Copy(w, r.body)
 	var over *http.MaxBytesError
 	switch {
 	case errors.As(err, &over):
-		return nil, tooLarge(over.Limit)
+		return tooLarge(over.Limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, &Error{Code: http.StatusRequestTimeout, Msg: "the body did not arrive in time", Err: err}
+		return &Error{Code: http.StatusRequestTimeout, Msg: "the body did not arrive in time", Err: err}
 	case err != nil:
-		return nil, &Error{Code: http.StatusBadRequest, Msg: "the body did not arrive whole", Err: err}
+		return &Error{Code: http.StatusBadRequest, Msg: "the body did not arrive whole", Err: err}
 	}
-	return buf.Bytes(), nil
+	return nil
 }
 
 // MaxDepth is the deepest nesting that Decode reads; the requests of the API are flat.

@@ -14,24 +14,15 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Access says who may use a route.
-type Access int
-
-const (
-	// Public routes are open to everybody, over plain HTTP too.
-	Public Access = iota
-	// Admin routes need TLS and a client certificate of the operators' CA.
-	Admin
-)
-
 // Handler serves one request. It returns the results of the answer (nil = an empty object), an Answer to choose its
-// status, a Raw, a Stream or Lines; or an error, best an *Error.
+// status, a Document, a Raw, a Stream or Lines; or an error, best an *Error.
 type Handler func(ctx context.Context, r *Request) (any, error)
 
 // Route is one entry of a server's table of routes.
 type Route struct {
-	// Pattern is a method and a path, as "GET /{version}/agents/{id}". {version} stands for a served API version, {id}
-	// for a valid agent id, any other name in braces for one path segment. A trailing slash makes no difference.
+	// Pattern is a method and a path, as "GET /{version}/agents/{id}". {version} stands for a served version of API 2,
+	// {v3} for one of API 3, {id} for a valid agent id, any other name in braces for one path segment. A trailing
+	// slash makes no difference, nor do doubled ones.
 	Pattern string
 	Access  Access
 	Action  string        // what the route does, as a refusal names it: "list_agents"
@@ -52,7 +43,10 @@ type Options struct {
 	LogLevel zerolog.Level // of the line about each request; the zero value is debug
 	Versions []string      // API versions that {version} stands for, oldest first
 	Major    bool          // "/v2" is served as well, as the newest version
-	Indent   bool          // answers are indented by four spaces
+	V3       []string      // API versions that {v3} stands for, oldest first; "/v3" is the newest
+	// Authenticate finds the agent of a bearer token; nil = none is good.
+	Authenticate Authenticate
+	Indent       bool // answers are indented by four spaces
 	// Miss answers a request that no route takes; nil = 404, 405 or 501 without a body.
 	Miss func(Miss) *Error
 	// BadID answers a request with an invalid {id}; nil = 400.
