@@ -253,7 +253,9 @@ anything = here
 	want := []string{
 		src.Root + "/etc/keylime/verifier.conf: unknown options are ignored: unheard_of",
 		"environment KEYLIME_VERIFIER_QUOTE_INTERVALL: verifier has no option quote_intervall, did you mean quote_interval?",
-		"verifier: options without effect in this release: session_lifetime",
+	}
+	if v.Push.SessionLifetime != 200*time.Second || v.Push.Mode != "both" {
+		t.Errorf("push: %+v", v.Push)
 	}
 	if d := cmp.Diff(want, rep.Warnings); d != "" {
 		t.Error(d)
@@ -285,7 +287,8 @@ func TestBadValuesNameTheOption(t *testing.T) {
 		{verifier, "verifier", "exponential_backoff", "maybe", "true or false"},
 		{verifier, "verifier", "measured_boot_policy_name", "no-such", "one of accept-all, reject-all, example, example-relaxed"},
 		{verifier, "verifier", "require_allow_list_signatures", "perhaps", "true or false"},
-		{verifier, "verifier", "mode", "push", "not implemented in this release"},
+		{verifier, "verifier", "mode", "pushy", "pull, push, both"},
+		{verifier, "verifier", "session_lifetime", "0", "more than 0"},
 		{verifier, "verifier", "tls_dir", "", "must not be empty"},
 		{verifier, "verifier", "server_cert", "mine.crt", "must be default where tls_dir generates"},
 		{verifier, "verifier", "trusted_client_ca", "all", "would trust anybody"},

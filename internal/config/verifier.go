@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -45,6 +46,7 @@ type Verifier struct {
 
 	Revocations Revocations
 	Evidence    Evidence
+	Push        Push
 }
 
 // Revocations says who is told when an agent fails.
@@ -71,7 +73,7 @@ func (v *Verifier) options() []option {
 		{"registrar_port", ignored("8891"), "read by nothing"},
 		{"store", text(&v.Store, "verifier.db"), "database file; a relative path is under KEYLIME_DIR"},
 		{"enable_agent_mtls", boolean(&v.EnableAgentMTLS, true), "contact agents over mutual TLS"},
-	}, v.TLS.dirOption("generate"), v.TLS.serverOptions(), v.TLS.clientOptions(), []option{
+	}, v.TLS.dirOption("generate"), v.TLS.serverOptions(), v.TLS.clientOptions(), v.Push.options(), []option{
 		{"quote_interval", seconds(&v.QuoteInterval, 2*time.Second), "pause between two attestations of one agent, in seconds; 0 = none"},
 		{"request_timeout", seconds(&v.RequestTimeout, 60*time.Second), "limit for one request to an agent or webhook, in seconds"},
 		{"retry_interval", seconds(&v.RetryInterval, 2*time.Second), "first (or, without back-off, every) delay before an unreachable agent is asked again, in seconds"},
@@ -104,17 +106,6 @@ func (v *Verifier) laterOptions() []option {
 		{"num_workers", ignored("0"), "read by nothing"},
 		{"max_workers", ignored("16"), "worker processes; this verifier is one process, see max_rounds_in_flight"},
 		{"measured_boot_imports", unsupported("[]"), "Python modules with policy engines"},
-		{"mode", unsupported("pull"), "who starts an attestation"},
-		{"challenge_lifetime", later("1800"), "push: life of a challenge, in seconds"},
-		{"nonce_lifetime", later("60"), "push: life of a session nonce, in seconds"},
-		{"verification_timeout", later("0"), "push: grace for the verdict, in seconds"},
-		{"session_create_rate_limit_per_ip", later("50"), "push: sessions per window and address"},
-		{"session_create_rate_limit_window_ip", later("60"), "push: that window, in seconds"},
-		{"session_create_rate_limit_per_agent", later("15"), "push: sessions per window and agent"},
-		{"session_create_rate_limit_window_agent", later("60"), "push: that window, in seconds"},
-		{"session_lifetime", later("180"), "push: life of a session, in seconds"},
-		{"extend_token_on_attestation", later("True"), "push: an attestation extends the session"},
-		{"auto_recover_attestation_failures", unsupported("False"), "push: a failed agent may pass again by itself"},
 	}, databaseOptions(), archiveOptions(""))
 }
 
@@ -135,7 +126,7 @@ func (v *Verifier) finish(dir string) (warnings []string, errs []error) {
 		errs = append(errs, optionError("uuid", "must not be empty"))
 	}
 	errs = append(errs, subset("revocations.enabled_revocation_notifications", v.Revocations.Enabled, notifiers))
-	return warnings, append(append(errs, v.Evidence.finish(dir)...), v.checkSeverities())
+	return warnings, append(slices.Concat(errs, v.Evidence.finish(dir), v.Push.finish()), v.checkSeverities())
 }
 
 func (v *Verifier) checkSeverities() error {
