@@ -101,6 +101,10 @@ type Attestation struct {
 	Evidence      time.Time // when the evidence came; zero = not yet
 	Completed     time.Time // when it was judged; zero = not yet
 	Items         []EvidenceItem
+
+	// What the agent asked for beside: extensions of the wire, and the notices that it has taken.
+	Extensions []string
+	NoticeSeen uint64
 }
 
 // EvidenceItem is one piece of evidence that was asked for. The texts are JSON objects of the wire.

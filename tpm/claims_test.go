@@ -48,3 +48,29 @@ func TestClaimsAreThoseOfTheQuote(t *testing.T) {
 		t.Errorf("without attestation: %+v", c)
 	}
 }
+
+func TestReadValuesAndSelection(t *testing.T) {
+	t.Parallel()
+	soft, err := fleet.NewSoftTPM(rand.Reader, "ecc256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := soft.Quote([]byte("nonce"), tpm.MaskOf(0, 17), tpm.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bank, pcrs, err := tpm.ReadValues(q.PCRBlob)
+	if err != nil || bank != tpm.SHA256 || len(pcrs) != 2 || !bytes.Equal(pcrs[0], make([]byte, 32)) || !bytes.Equal(pcrs[17], bytes.Repeat([]byte{0xff}, 32)) {
+		t.Errorf("read %v %x, %v", bank, pcrs, err)
+	}
+	mask, clock, err := tpm.ReadSelection(q.Attest)
+	if err != nil || mask != tpm.MaskOf(0, 17) || clock != soft.Clock() {
+		t.Errorf("read %v %v, %v", mask, clock, err)
+	}
+	if _, _, err := tpm.ReadValues(q.PCRBlob[1:]); err == nil {
+		t.Error("half a blob is read")
+	}
+	if _, _, err := tpm.ReadSelection(q.PCRBlob); err == nil {
+		t.Error("a blob is read as a quote")
+	}
+}

@@ -112,6 +112,15 @@ const (
 	maxNoticeBytes = 512 << 10
 	// tagSize is that of an HMAC-SHA384.
 	tagSize = 48
+	// openBurst attestations may be opened without delivering evidence, then one after each openEvery: many times of what
+	// retries need. openKeys agents are remembered.
+	openBurst = 30
+	openEvery = 2 * time.Second
+	openKeys  = 100_000
+	// maxToken is more than a session's id and secret have.
+	maxToken = 256
+	// maxPayloadBody is that of the largest payload that is kept, in base64.
+	maxPayloadBody = 12 << 20
 	// maxOpenBody is of a request to attest.
 	maxOpenBody = 256 << 10
 	// maxLargeAnswers are read at a time beyond that. With the client's cap of an answer this bounds the memory.

@@ -74,7 +74,11 @@ func (o *outbox) events(a store.Agent, n next, now time.Time, log zerolog.Logger
 	}
 	rows := make([]store.Event, 0, len(o.channels))
 	for _, name := range slices.Sorted(maps.Keys(o.channels)) {
-		rows = append(rows, store.Event{AgentID: a.ID, Channel: name, Message: message, Created: now, Due: now})
+		row := store.Event{AgentID: a.ID, Channel: name, Message: message, Created: now, Due: now}
+		if name == channelPush {
+			row.Due = now.Add(notify.Lifetime) // then it is taken down
+		}
+		rows = append(rows, row)
 	}
 	return rows
 }
@@ -105,6 +109,10 @@ func rsaKey(pem string) (crypto.Signer, error) {
 // deliver tries one leased row and decides whether it is tried again; if so it returns when.
 func (o *outbox) deliver(ctx context.Context, e store.Event) (due time.Time, again bool) {
 	log := o.log.With().Str("agent", e.AgentID).Str("channel", e.Channel).Uint64("event", e.ID).Logger()
+	if e.Channel == channelPush {
+		o.settle(log, o.store.FinishEvent(ctx, e.ID))
+		return time.Time{}, false
+	}
 	c, ok := o.channels[e.Channel]
 	if !ok {
 		log.Warn().Msg("Revocation message dropped: its channel is not enabled any more")

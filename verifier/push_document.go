@@ -23,11 +23,11 @@ func readAttributes(r *web.Request) (kind, attributes string, err error) {
 	if !isJSONAPI(r) {
 		return "", "", &web.Error{Code: http.StatusUnsupportedMediaType}
 	}
-	body, err := r.Body()
+	body, err := r.Text()
 	if err != nil {
 		return "", "", err
 	}
-	kind, attributes, err = parseDocument(string(body))
+	kind, attributes, err = parseDocument(body)
 	if err != nil {
 		return "", "", &web.Error{Code: http.StatusBadRequest, Err: err}
 	}

@@ -80,8 +80,12 @@ func (f *form) readDelivered(attributes string) []delivered {
 			return r.Skip()
 		}
 		return r.Array(func() error {
-			if r.Kind() != strictjson.Object || len(list) == maxEvidenceItems {
+			switch {
+			case r.Kind() != strictjson.Object:
 				f.refuse(evidencePointer, notObjects)
+				return r.Skip()
+			case len(list) == maxEvidenceItems:
+				f.refuse(evidencePointer, wrongCount)
 				return r.Skip()
 			}
 			item, err := readItem(r)

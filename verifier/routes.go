@@ -19,11 +19,13 @@ const uploadTimeout = 5 * time.Minute
 // Handler serves the verifier's API.
 func (v *Verifier) Handler() http.Handler {
 	routes := web.New(web.Options{
-		Log:      v.log,
-		LogLevel: zerolog.InfoLevel, // administrators' doings are few, and worth a line each
-		Versions: api.ServerVersions,
-		Major:    true,
-		BadID:    func(string) *web.Error { return &web.Error{Code: http.StatusBadRequest, Msg: textBadID} },
+		Log:          v.log,
+		LogLevel:     zerolog.InfoLevel, // administrators' doings are few, and worth a line each
+		Versions:     api.ServerVersions,
+		Major:        true,
+		V3:           []string{api.PushVersion},
+		Authenticate: v.authenticate,
+		BadID:        func(string) *web.Error { return &web.Error{Code: http.StatusBadRequest, Msg: textBadID} },
 	}, v.routes()...)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
@@ -42,7 +44,7 @@ func (v *Verifier) routes() []web.Route {
 	return append([]web.Route{
 		{Pattern: "GET /version", Action: "read_version", Handle: version},
 		{Pattern: "GET /versions", Action: "read_version", Handle: version},
-	}, slices.Concat(v.agentRoutes(), v.policyRoutes(), v.oneShotRoutes())...)
+	}, slices.Concat(v.agentRoutes(), v.policyRoutes(), v.oneShotRoutes(), v.callRoutes())...)
 }
 
 func (v *Verifier) agentRoutes() []web.Route {

@@ -35,6 +35,7 @@ type Verifier struct {
 	mode      string // who starts attestations: pull, push or both
 	pool      *pool
 	cycle     *cycle
+	calls     *calls // nil when the verifier asks agents only
 	outbox    *outbox
 	scheduler *scheduler
 	oneShot   *oneShot
@@ -65,7 +66,7 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	_, _ = rand.Read(run[:]) // never fails
 	v := &Verifier{
 		cfg: cfg, store: s, log: o.Log, policies: newPolicies(s, cfg.MeasuredBootEngine, extensions(cfg)...),
-		guard: newGuard(o.Listen, cfg.AllowLoopbackAgents), mode: api.ModePull, checks: make(chan struct{}, checkWidth),
+		guard: newGuard(o.Listen, cfg.AllowLoopbackAgents), mode: cfg.Push.Mode, checks: make(chan struct{}, checkWidth),
 	}
 	v.signers = signers{required: cfg.RequirePolicySignatures, dir: cfg.TrustedPolicyKeysDir, store: s}
 	if err := v.checkSigners(ctx); err != nil {
@@ -89,6 +90,11 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 		pacing:     pace, ignoreToMToU: cfg.IgnoreToMToUErrors, extendedTemplates: cfg.ExtendedIMATemplates,
 		bootAlways: cfg.MeasuredBootEvaluate == "always", timeout: cfg.RequestTimeout,
 		run: hex.EncodeToString(run[:]), nonce: newNonce, rand: rand.Reader,
+	}
+	if kept, ok := s.(callStore); !ok {
+		v.mode = api.ModePull // nothing that agents who call in need is kept
+	} else if v.mode != api.ModePull {
+		v.calls = newCalls(kept, v.cycle, cfg)
 	}
 	if v.outbox.channels, err = v.openChannels(ctx, o.Client); err != nil {
 		v.Close()
@@ -152,6 +158,7 @@ func (v *Verifier) openChannels(ctx context.Context, client *tls.Config) (map[st
 		switch name {
 		case channelAgent:
 			channels[name] = newAgentChannel(v.store, v.pool, v.cfg.UUID, v.cfg.MaxRetries)
+			channels[channelPush] = noticeBoard{}
 		case channelWebhook:
 			if r.WebhookURL == "" {
 				v.log.Warn().Msg("Revocation channel webhook is enabled, but webhook_url is empty; nothing is posted")

@@ -40,6 +40,9 @@ func TestPCRPolicyIsNormalised(t *testing.T) {
 			if p.Mask() != c.mask || p.Constrained() != c.constrained {
 				t.Errorf("mask %v, constrained %v; want %v, %v", p.Mask(), p.Constrained(), c.mask, c.constrained)
 			}
+			if n := p.Narrowed(); n.Mask() != c.constrained || n.Digest() != p.Digest() || p.Mask() != c.mask {
+				t.Errorf("narrowed to %v, want %v; itself %v", n.Mask(), c.constrained, p.Mask())
+			}
 			if diff := cmp.Diff(c.digests, p.Digests(22)); diff != "" {
 				t.Error(diff)
 			}

@@ -42,6 +42,13 @@ func (l *Limiter) Take(key string, now time.Time) (wait time.Duration, ok bool) 
 	return 0, true
 }
 
+// Refill fills the bucket of a key.
+func (l *Limiter) Refill(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.full, key)
+}
+
 func (l *Limiter) forget(now time.Time) {
 	maps.DeleteFunc(l.full, func(_ string, full time.Time) bool { return !full.After(now) })
 	for key := range l.full {

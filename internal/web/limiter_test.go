@@ -61,3 +61,19 @@ func TestSender(t *testing.T) {
 		}
 	}
 }
+
+func TestRefilledBucketIsFull(t *testing.T) {
+	t.Parallel()
+	l, now := NewLimiter(time.Second, 3, 100), time.Unix(1_800_000_000, 0)
+	for range 2 {
+		for range 3 {
+			if _, ok := l.Take("a", now); !ok {
+				t.Error("refused")
+			}
+		}
+		if _, ok := l.Take("a", now); ok {
+			t.Error("one too many")
+		}
+		l.Refill("a")
+	}
+}
