@@ -19,6 +19,7 @@ const (
 	MaxPolicy       = 128 << 20 // one policy's text
 	MaxPolicyKeys   = 64 << 10  // the keys that one policy is signed with
 	MaxMessage      = 1 << 20   // one event
+	MaxSecret       = 128       // nonces of offers, and hashes of tokens
 )
 
 // Time returns t as stores keep it.
@@ -67,6 +68,11 @@ func (r Round) Check(agentID string) error {
 	for _, e := range r.Events {
 		err = first(err, e.check(agentID))
 	}
+	if r.Attestation != nil {
+		a := *r.Attestation
+		a.AgentID = agentID
+		err = first(err, a.Check())
+	}
 	return err
 }
 
@@ -74,8 +80,10 @@ func (e Event) check(agentID string) error {
 	n := tally{}
 	n.text(e.Channel, e.Target)
 	n.data(e.Message)
-	if len(e.Target) > MaxID {
-		return fmt.Errorf("event of %q: target: %w (%d bytes of at most %d)", agentID, ErrTooLarge, len(e.Target), MaxID)
+	for what, name := range map[string]string{"target": e.Target, "channel": e.Channel} {
+		if len(name) > MaxID {
+			return fmt.Errorf("event of %q: %s: %w (%d bytes of at most %d)", agentID, what, ErrTooLarge, len(name), MaxID)
+		}
 	}
 	return n.check(MaxMessage, "event of %q", agentID)
 }
@@ -116,6 +124,17 @@ func checkName(what, name string) error {
 		return fmt.Errorf("%s: %w (%d bytes of at most %d)", what, ErrTooLarge, len(name), MaxName)
 	case !utf8.ValidString(name):
 		return fmt.Errorf("%s %q is not UTF-8: %w", what, name, ErrInvalid)
+	}
+	return nil
+}
+
+// checkTimes refuses times that RFC 3339, and so a record, cannot express. An agent chooses some of them: the end of the
+// year 9999 lies beyond it in another time zone.
+func checkTimes(what, agentID string, times ...time.Time) error {
+	for _, t := range times {
+		if year := t.UTC().Year(); year < 0 || year > 9999 {
+			return fmt.Errorf("%s of %q: time in the year %d: %w", what, agentID, year, ErrInvalid)
+		}
 	}
 	return nil
 }

@@ -10,17 +10,19 @@ import (
 // Calls keeps what belongs to agents that call in (the push model): their sessions, and the attestations that they
 // negotiate.
 type Calls interface {
-	// Offer keeps a session's challenge until it is taken or has expired. Nothing is durable: a client whose offer is
-	// lost asks for another. The oldest give way when there are more than MaxOffers.
+	// Offer keeps a session's challenge until it is taken or has expired, in place of one with the same id. Nothing is
+	// durable: a client whose offer is lost asks for another. The oldest give way when there are more than MaxOffers.
+	// ErrInvalid, ErrTooLarge.
 	Offer(ctx context.Context, o Offer) error
-	// Offered returns an offer that has not been taken. ErrNotFound.
+	// Offered returns an offer that has not been taken. It may have expired by now. ErrNotFound.
 	Offered(ctx context.Context, id string) (Offer, error)
 	// TakeOffer removes an offer; of those who take the same at once, one does. ErrNotFound.
 	TakeOffer(ctx context.Context, id string) error
 
-	// OpenSession makes s its agent's only session, durably. ErrNotFound when the agent is not enrolled.
+	// OpenSession makes s its agent's only session, durably. ErrNotFound when the agent is not enrolled, ErrExists when
+	// another agent's session has that id; ErrInvalid, ErrTooLarge.
 	OpenSession(ctx context.Context, s Session) error
-	// Session returns a session by its id, expired or not. It ends with its agent. ErrNotFound.
+	// Session returns a session by its id, expired or not. It ends with its agent. ErrNotFound, ErrDamaged.
 	Session(ctx context.Context, id string) (Session, error)
 
 	// Lease claims one agent for a round, due or not, until now+ttl. ErrConflict while somebody else holds it;
@@ -40,11 +42,11 @@ type Calls interface {
 	Attestations(ctx context.Context, agentID string, before uint64, max int) ([]Attestation, error)
 
 	// PutPayload keeps the payload that an agent may fetch, in place of the one before, and gives it a new revision.
-	// ErrNotFound when the agent is not enrolled; ErrTooLarge.
+	// ErrNotFound when the agent is not enrolled; ErrInvalid, ErrTooLarge.
 	PutPayload(ctx context.Context, p Payload) (rev uint64, err error)
 	// Payload returns an agent's payload. It goes with its agent. ErrNotFound, ErrDamaged.
 	Payload(ctx context.Context, agentID string) (Payload, error)
-	// PayloadRev is the revision of an agent's payload, 0 when it has none: cheap enough for every round.
+	// PayloadRev is the revision of an agent's payload, 0 when it has none: cheap enough for every round. ErrDamaged.
 	PayloadRev(ctx context.Context, agentID string) (uint64, error)
 }
 
@@ -60,12 +62,34 @@ type Offer struct {
 	Expires time.Time
 }
 
+// Check returns ErrInvalid or ErrTooLarge, wrapped, when o cannot be kept.
+func (o Offer) Check() error {
+	n := tally{}
+	n.data(o.Nonce)
+	return first(checkSession(o.ID), checkID(o.AgentID), n.check(MaxSecret, "nonce for %q", o.AgentID))
+}
+
 // Session is the right of an agent to speak for itself, until it expires.
 type Session struct {
 	ID        string
 	AgentID   string
 	TokenHash []byte // SHA-256 of the bearer token, whose secret part has 256 random bits
 	Expires   time.Time
+}
+
+// Check returns ErrInvalid or ErrTooLarge, wrapped, when s cannot be kept.
+func (s Session) Check() error {
+	n := tally{}
+	n.data(s.TokenHash)
+	return first(checkSession(s.ID), checkID(s.AgentID), n.check(MaxSecret, "token hash of %q", s.AgentID),
+		checkTimes("session", s.AgentID, s.Expires))
+}
+
+func checkSession(id string) error {
+	if id == "" {
+		return fmt.Errorf("empty session id: %w", ErrInvalid)
+	}
+	return checkName("session id", id)
 }
 
 // Stage is how far an attestation has come, in the words of the wire.
@@ -122,11 +146,13 @@ const MaxAttestation = 2 << 20
 func (a Attestation) Check() error {
 	n := tally{}
 	n.text(string(a.Stage), string(a.Evaluation), a.FailureReason, a.EventID, a.Context)
+	n.text(a.Extensions...)
 	for _, i := range a.Items {
 		n.text(i.Class, i.Type)
 		n.data(i.Capabilities, i.Chosen, i.Data)
 	}
-	return first(checkID(a.AgentID), n.check(MaxAttestation, "attestation of %q", a.AgentID))
+	return first(checkID(a.AgentID), n.check(MaxAttestation, "attestation of %q", a.AgentID),
+		checkTimes("attestation", a.AgentID, a.BootTime, a.Received, a.Expires, a.Evidence, a.Completed))
 }
 
 // Payload is what a tenant left for an agent that calls in: the payload as the pull model encrypts it, and the half U of

@@ -23,7 +23,7 @@ type Round struct {
 	Durable bool      // must be durable on return (always so when Events is not empty or Operational changed)
 
 	// Of an agent that calls in:
-	Attestation *Attestation // replaces the agent's latest, whose index it has; ErrConflict when that is another
+	Attestation *Attestation // replaces the agent's latest, whose index it has; ErrConflict when that is another. AgentID is set by the store
 	Retention   Retention    // of the agent's history, applied when Attestation is set
 	Session     time.Time    // the agent's session, if it has one, lasts until then at least
 }
@@ -32,7 +32,7 @@ type Round struct {
 type Event struct {
 	ID       uint64 // grows in the order of commits
 	AgentID  string // whose failure it reports
-	Channel  string // "webhook", "agent", "zeromq"
+	Channel  string // "webhook", "agent", "zeromq", "push"
 	Target   string // agent channel: the id of the agent to tell; else ""
 	Message  []byte // exact body to send
 	Created  time.Time

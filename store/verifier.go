@@ -11,6 +11,8 @@ type Verifier interface {
 	Schedule
 	Policies
 	Outbox
+	Calls
+	Notices
 }
 
 // Enrolment is the tenant's side of an agent.
@@ -24,26 +26,29 @@ type Enrolment interface {
 	// Agents lists agents after the given id, at most max; damaged ones are left out.
 	Agents(ctx context.Context, f Filter, after string, max int) ([]Agent, error)
 	// DeleteAgent removes the agent, damaged or not, with the undelivered events that report on it or are addressed to
-	// it, and the policies that bear its id as name unless another agent uses them. A round in flight loses its lease:
+	// it, its session, attestations and payload, and the policies that bear its id as name unless another agent uses them. A round in flight loses its lease:
 	// its Commit fails, and nothing of it is kept, events included. ErrNotFound.
 	DeleteAgent(ctx context.Context, id string) error
 	// StopAgent puts the agent into StateTenantFailed, without a next round; a round in flight loses its lease.
 	// ErrNotFound, ErrDamaged.
 	StopAgent(ctx context.Context, id string) error
 	// ReactivateAgent puts the agent into StateStart, due now, with a zero attest.State, no retries, and V to be
-	// delivered again if it has one; the rest of its status stays. A round in flight loses its lease. ErrNotFound,
-	// ErrDamaged.
+	// delivered again if it has one; the rest of its status stays. An agent that calls in comes into StateGetQuote
+	// instead, not due, with a zero attest.State, and neither retries, failures, nor a V to be delivered: it has not
+	// timed out any more. A round in flight loses its lease. ErrNotFound, ErrDamaged.
 	ReactivateAgent(ctx context.Context, id string, now time.Time) error
 }
 
 // Schedule hands out rounds, each to one holder at a time.
 type Schedule interface {
 	// Claim leases up to max agents of the verifier that are due, earliest first, until now+ttl. A lease is held once;
-	// it ends with Commit, at its expiry, or when the agent is deleted, stopped or reactivated.
+	// it ends with Commit, at its expiry, or when the agent is deleted, stopped or reactivated. Calls.Lease gives leases
+	// of the same kind.
 	Claim(ctx context.Context, verifierID, owner string, now time.Time, max int, ttl time.Duration) ([]Lease, error)
 	// Commit ends a leased round. ErrLeaseLost when the lease has ended. A round that changes nothing but counters,
-	// state and schedule (Round.Durable false) is visible at once and durable a second later at most; any other
-	// is durable, with its events, when Commit returns, and visible then. ErrInvalid, ErrTooLarge. After any other
+	// state and schedule (Round.Durable false) is visible at once and durable a second later at most; any other, also
+	// one with an attestation or a session, is durable, with its events, when Commit returns, and visible then.
+	// ErrInvalid, ErrTooLarge, ErrConflict (see Round.Attestation). After any other
 	// error than ErrLeaseLost the lease still holds, unless the round did happen.
 	Commit(ctx context.Context, l Lease, r Round, now time.Time) error
 	// NextDue is when Claim may next have something for the verifier: the earliest due time, or the expiry of a lease
@@ -84,7 +89,8 @@ type Outbox interface {
 
 // Notices reads a channel of the outbox as a notice board: its events stay until they are due.
 type Notices interface {
-	// Notices lists the events of a channel with ids above after, in the order of their ids, at most max.
+	// Notices lists the events of a channel with ids above after, in the order of their ids, at most max; leased or not,
+	// and without their leases. Damaged ones are left out.
 	Notices(ctx context.Context, channel string, after uint64, max int) ([]Event, error)
 }
 

@@ -68,7 +68,7 @@ func (b *batch) admits(id string, spec store.AgentSpec, create []store.Policy) e
 	return nil
 }
 
-// isDamaged tells an agent that is in the file, but not in memory, from one that does not exist.
+// isDamaged reports whether the file holds an agent that memory does not.
 func (b *batch) isDamaged(id string) bool { return inFile(b.tx, id) }
 
 func inFile(tx *bbolt.Tx, id string) bool {
@@ -83,17 +83,20 @@ func (db *DB) Agent(ctx context.Context, id string) (store.Agent, error) {
 	case len(found) == 1:
 		return found[0], nil
 	}
-	absent := fmt.Errorf("agent %q: %w", id, store.ErrNotFound)
-	err = db.view(ctx, func(tx *bbolt.Tx) error {
-		if inFile(tx, id) {
-			absent = fmt.Errorf("agent %q: %w", id, store.ErrDamaged)
-		}
-		return nil
-	})
-	if err != nil {
-		return store.Agent{}, err
+	return store.Agent{}, db.absent(ctx, id)
+}
+
+// absent is the error of an agent that memory does not hold.
+func (db *DB) absent(ctx context.Context, id string) error {
+	return db.view(ctx, func(tx *bbolt.Tx) error { return absent(tx, id) })
+}
+
+// absent tells an agent that is in the file, but not in memory, from one that does not exist.
+func absent(tx *bbolt.Tx, id string) error {
+	if inFile(tx, id) {
+		return fmt.Errorf("agent %q: %w", id, store.ErrDamaged)
 	}
-	return store.Agent{}, absent
+	return fmt.Errorf("agent %q: %w", id, store.ErrNotFound)
 }
 
 func (db *DB) Agents(ctx context.Context, f store.Filter, after string, max int) ([]store.Agent, error) {
@@ -187,6 +190,9 @@ func (db *DB) DeleteAgent(ctx context.Context, id string) error {
 		}
 		b.dropUses(id)
 		b.dropEventsOf(id)
+		b.closeSession(id)
+		b.dropAttestations(id)
+		b.dropPayload(id)
 		b.delete(specBucket, []byte(id))
 		b.delete(roundBucket, []byte(id))
 		b.changed[id] = nil
@@ -225,6 +231,10 @@ func (db *DB) ReactivateAgent(ctx context.Context, id string, now time.Time) err
 	return db.intervene(ctx, id, func(a *agent, rev uint64) *round {
 		status := a.last.status
 		status.Operational, status.Retries, status.ProvideV = store.StateStart, 0, a.hasV
+		if a.push {
+			status.Operational, status.Failures, status.TimedOut, status.ProvideV = store.StateGetQuote, 0, false, false
+			return newRound(status, attest.State{}, time.Time{}, rev)
+		}
 		return newRound(status, attest.State{}, now, rev)
 	})
 }
@@ -234,10 +244,7 @@ func (db *DB) intervene(ctx context.Context, id string, change func(a *agent, re
 	return db.write(ctx, func(b *batch) error {
 		a := b.hold(id)
 		if a == nil {
-			if b.isDamaged(id) {
-				return fmt.Errorf("agent %q: %w", id, store.ErrDamaged)
-			}
-			return fmt.Errorf("agent %q: %w", id, store.ErrNotFound)
+			return absent(b.tx, id)
 		}
 		a.last, a.lease = change(a, b.next(specBucket)), lease{}
 		b.save(a)

@@ -138,6 +138,8 @@ func numberKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 // timeKey sorts as time does, also before 1970.
 func timeKey(t time.Time) []byte { return numberKey(uint64(t.UnixMicro()) ^ 1<<63) }
 
+func keyTime(key []byte) time.Time { return time.UnixMicro(int64(keyNumber(key[:8]) ^ 1<<63)).UTC() }
+
 func keyNumber(key []byte) uint64 { return binary.BigEndian.Uint64(key) }
 
 // sizedKey makes a prefix of a name that no other name's prefix begins with. Names are shorter than 256 bytes.

@@ -32,11 +32,12 @@ type Options struct {
 
 // DB is an open store. It implements store.Registrar and store.Verifier.
 type DB struct {
-	path  string
-	log   zerolog.Logger
-	file  *bbolt.DB
-	index *index
-	mail  *mail
+	path   string
+	log    zerolog.Logger
+	file   *bbolt.DB
+	index  *index
+	mail   *mail
+	offers *offers
 	// pending counts the pending registrations.
 	pending atomic.Int64
 	writer  *writer
@@ -72,7 +73,7 @@ func open(path string, opts Options) (_ *DB, err error) {
 			err = errors.Join(err, file.Close())
 		}
 	}()
-	db := &DB{path: path, log: log, file: file, index: newIndex(), mail: newMail()}
+	db := &DB{path: path, log: log, file: file, index: newIndex(), mail: newMail(), offers: newOffers()}
 	err = guard(log, func() error {
 		if err := checkSize(file, raw); err != nil {
 			return err

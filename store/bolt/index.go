@@ -3,6 +3,7 @@ package bolt
 import (
 	"cmp"
 	"container/heap"
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"slices"
@@ -23,6 +24,7 @@ type agent struct {
 	verifier string
 	spec     *store.AgentSpec // never modified; nil when larger than keepSpec
 	hasV     bool
+	push     bool   // calls in
 	last     *round // as last committed
 	durable  *round // as last written to the file
 	lease    lease
@@ -48,7 +50,7 @@ type lease struct {
 }
 
 func newAgent(id string, spec store.AgentSpec, encodedSize int, last, durable *round) *agent {
-	a := &agent{id: id, verifier: spec.VerifierID, hasV: spec.V != nil, last: last, durable: durable}
+	a := &agent{id: id, verifier: spec.VerifierID, hasV: spec.V != nil, push: spec.Push, last: last, durable: durable}
 	if encodedSize <= keepSpec {
 		a.spec = &spec
 	}
@@ -103,6 +105,19 @@ func (x *index) close() bool {
 	return !was
 }
 
+// ready returns why no verb can be served.
+func (x *index) ready(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed {
+		return store.ErrClosed
+	}
+	return nil
+}
+
 // load adds an agent; ids come in order.
 func (x *index) load(a *agent) {
 	x.mu.Lock()
@@ -112,7 +127,8 @@ func (x *index) load(a *agent) {
 	x.place(a)
 }
 
-// place queues an agent for when it can be claimed: after its lease, else when it is due.
+// place queues an agent for when it can be claimed: after its lease, else when it is due. One that is never due waits
+// for nothing: its lease is over when it has expired.
 func (x *index) place(a *agent) {
 	q := x.queues[a.verifier]
 	if q == nil {
@@ -120,12 +136,12 @@ func (x *index) place(a *agent) {
 		x.queues[a.verifier] = q
 	}
 	switch {
+	case a.last.due.IsZero():
+		return
 	case a.lease.epoch != 0:
 		a.heap, a.at = &q.leased, a.lease.expires
-	case !a.last.due.IsZero():
-		a.heap, a.at = &q.due, a.last.due
 	default:
-		return
+		a.heap, a.at = &q.due, a.last.due
 	}
 	heap.Push(a.heap, a)
 }

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -62,6 +63,29 @@ func (db *DB) ClaimEvents(ctx context.Context, owner string, now time.Time, max 
 	return claimed, nil
 }
 
+func (db *DB) Notices(ctx context.Context, channel string, after uint64, max int) ([]store.Event, error) {
+	if len(channel) > store.MaxID {
+		return nil, db.index.ready(ctx) // no event has such a channel
+	}
+	var notices []store.Event
+	err := db.view(ctx, func(tx *bbolt.Tx) error {
+		prefix := sizedKey(channel)
+		c := tx.Bucket([]byte(eventChannelBucket)).Cursor()
+		k := seekAfter(c, string(prefix)+string(numberKey(after)))
+		for ; bytes.HasPrefix(k, prefix) && len(notices) < max; k, _ = c.Next() {
+			id := keyNumber(k[len(prefix):])
+			e, err := eventOf(tx, id)
+			if err != nil {
+				db.log.Error().Err(err).Uint64("event", id).Msg("Notice left out: its record cannot be read")
+				continue
+			}
+			notices = append(notices, e)
+		}
+		return nil
+	})
+	return notices, err
+}
+
 func eventOf(tx *bbolt.Tx, id uint64) (store.Event, error) {
 	record := get(tx, eventBucket, numberKey(id))
 	if record == nil {
@@ -100,6 +124,7 @@ func (b *batch) addEvent(e store.Event) {
 	e.ID, e.Lease = b.next(eventBucket), time.Time{}
 	e.Created, e.Due = store.Time(e.Created), store.Time(e.Due)
 	b.putEvent(e)
+	b.put(eventChannelBucket, channelKey(e), nil)
 	for _, agentID := range agentsOf(e) {
 		b.put(eventAgentBucket, append(sizedKey(agentID), numberKey(e.ID)...), nil)
 	}
@@ -111,6 +136,8 @@ func (b *batch) putEvent(e store.Event) {
 }
 
 func dueKey(e store.Event) []byte { return append(timeKey(e.Due), numberKey(e.ID)...) }
+
+func channelKey(e store.Event) []byte { return append(sizedKey(e.Channel), numberKey(e.ID)...) }
 
 // agentsOf are the agents with which an event goes: without the one it reports on it would be untrue, without the one
 // to tell it cannot be delivered.
@@ -131,12 +158,14 @@ func (b *batch) dropEvent(id uint64) {
 	number := numberKey(id)
 	if e, err := eventOf(b.tx, id); err == nil {
 		b.delete(eventDueBucket, dueKey(e))
+		b.delete(eventChannelBucket, channelKey(e))
 		for _, agentID := range agentsOf(e) {
 			b.delete(eventAgentBucket, append(sizedKey(agentID), number...))
 		}
 	} else {
 		b.deleteSuffix(eventDueBucket, func([]byte) int { return 8 }, number)
 		b.deleteSuffix(eventAgentBucket, func(key []byte) int { return 1 + int(key[0]) }, number)
+		b.deleteSuffix(eventChannelBucket, func(key []byte) int { return 1 + int(key[0]) }, number)
 	}
 	b.delete(eventBucket, number)
 	b.applied = append(b.applied, func() { b.db.mail.release(id) })

@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -49,8 +50,7 @@ func (x *index) claim(verifierID, owner string, now time.Time, max int, expires 
 	for len(drafts) < max && len(q.due) > 0 && !q.due[0].at.After(now) {
 		a := q.due[0]
 		x.unplace(a)
-		x.epoch++
-		a.lease = lease{x.epoch, owner, expires}
+		a.lease = lease{x.nextEpoch(), owner, expires}
 		x.place(a)
 		drafts = append(drafts, draft{a.record(), a.spec == nil})
 		leases[a.id] = a.lease
@@ -65,7 +65,10 @@ func (db *DB) Commit(ctx context.Context, l store.Lease, r store.Round, now time
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if !r.Durable && len(r.Events) == 0 && !db.writer.failing.Load() {
+	// Rounds of agents that call in are durable together with their attestation. What they cost is shared by all that
+	// wait for the disk at the same time, and they have waited for it before: when their attestation was begun.
+	calledIn := r.Attestation != nil || !r.Session.IsZero()
+	if !r.Durable && len(r.Events) == 0 && !calledIn && !db.writer.failing.Load() {
 		done, err := db.index.pass(l, r, now)
 		if done || err != nil {
 			if done {
@@ -74,10 +77,22 @@ func (db *DB) Commit(ctx context.Context, l store.Lease, r store.Round, now time
 			return err
 		}
 	}
+	var judged *attestationRecord
+	if r.Attestation != nil {
+		judged = encodeAttestation(*r.Attestation)
+	}
 	return db.write(ctx, func(b *batch) error {
 		a := b.hold(l.Agent.ID)
 		if err := a.holds(l, now); err != nil {
 			return err
+		}
+		if judged != nil {
+			if err := b.replaceLatest(a.id, r.Attestation.Index, judged, r.Retention); err != nil {
+				return err
+			}
+		}
+		if !r.Session.IsZero() {
+			b.extendSession(a.id, store.Time(r.Session))
 		}
 		a.last, a.lease = newRound(r.Status, r.State, r.Next, a.last.rev), lease{}
 		b.save(a)
@@ -142,4 +157,85 @@ func (db *DB) NextDue(ctx context.Context, verifierID string) (time.Time, bool, 
 		}
 	}
 	return next, found, nil
+}
+
+func (db *DB) Lease(ctx context.Context, id, owner string, now time.Time, ttl time.Duration) (store.Lease, error) {
+	if err := ctx.Err(); err != nil {
+		return store.Lease{}, err
+	}
+	wanted := lease{owner: owner, expires: store.Time(now.Add(ttl))}
+	found, given, err := db.index.lease(id, wanted, now)
+	if errors.Is(err, errHeld) {
+		// The writer has the agent: it gives the lease as well.
+		err = db.write(ctx, func(b *batch) error {
+			a := b.hold(id)
+			if a == nil {
+				return absent(b.tx, id)
+			}
+			wanted.epoch = db.index.newEpoch()
+			if err := a.leaseTo(wanted, now); err != nil {
+				return err
+			}
+			found, given = draft{a.record(), a.spec == nil}, a.lease
+			return nil
+		})
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		err = db.absent(ctx, id)
+	}
+	if err != nil {
+		return store.Lease{}, err
+	}
+	agents, err := db.complete(ctx, []draft{found})
+	switch {
+	case err != nil:
+		return store.Lease{}, err // that lease runs out
+	case len(agents) == 0:
+		return store.Lease{}, db.absent(ctx, id)
+	}
+	return store.Lease{Agent: agents[0], Owner: owner, Epoch: given.epoch, Expires: given.expires}, nil
+}
+
+// errHeld means that an agent is in the writer's hands.
+var errHeld = errors.New("held by the writer")
+
+// lease gives the wanted lease of one agent. ErrNotFound also for a damaged one.
+func (x *index) lease(id string, wanted lease, now time.Time) (draft, lease, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	a := x.agents[id]
+	_, held := x.held[id]
+	switch {
+	case x.closed:
+		return draft{}, lease{}, store.ErrClosed
+	case held:
+		return draft{}, lease{}, errHeld
+	case a == nil:
+		return draft{}, lease{}, store.ErrNotFound
+	}
+	wanted.epoch = x.nextEpoch()
+	x.unplace(a)
+	err := a.leaseTo(wanted, now)
+	x.place(a)
+	return draft{a.record(), a.spec == nil}, a.lease, err
+}
+
+// leaseTo gives the agent's lease away, unless somebody has it.
+func (a *agent) leaseTo(wanted lease, now time.Time) error {
+	if a.lease.epoch != 0 && now.Before(a.lease.expires) {
+		return fmt.Errorf("agent %q: a round is in flight: %w", a.id, store.ErrConflict)
+	}
+	a.lease = wanted
+	return nil
+}
+
+func (x *index) newEpoch() uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.nextEpoch()
+}
+
+func (x *index) nextEpoch() uint64 {
+	x.epoch++
+	return x.epoch
 }

@@ -16,6 +16,14 @@ func eachKey(tx *bbolt.Tx, in bucket, prefix []byte, f func(rest []byte) bool) {
 	}
 }
 
+// seekBefore positions the cursor at the last key before the given one; nil when there is none.
+func seekBefore(c *bbolt.Cursor, key []byte) (k, v []byte) {
+	if k, _ := c.Seek(key); k == nil {
+		return c.Last()
+	}
+	return c.Prev()
+}
+
 // seekAfter positions the cursor at the first key after the given one.
 func seekAfter(c *bbolt.Cursor, key string) []byte {
 	k, _ := c.Seek([]byte(key))

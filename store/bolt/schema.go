@@ -4,8 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/bbolt"
+
+	"keylime/store"
 )
 
 // bucket is a collection of the file. Names are part of the file's format.
@@ -29,6 +32,17 @@ const (
 	eventBucket      bucket = "event"          // event id → store.Event
 	eventDueBucket   bucket = "event-due"      // time ‖ event id
 	eventAgentBucket bucket = "event-by-agent" // sized agent id ‖ event id, of the agent reported on and the one to tell
+	// Since schema 2.
+	eventChannelBucket bucket = "event-by-channel" // sized channel ‖ event id
+
+	sessionBucket      bucket = "session"          // session id → store.Session
+	sessionAgentBucket bucket = "session-by-agent" // agent id → session id
+
+	attestationBucket bucket = "attestation"         // sized agent id ‖ index → store.Attestation
+	historyBucket     bucket = "attestation-history" // sized agent id ‖ index → what the history is thinned out by
+
+	payloadBucket     bucket = "payload"      // agent id → store.Payload without its data
+	payloadDataBucket bucket = "payload-data" // agent id → data
 )
 
 var (
@@ -36,14 +50,39 @@ var (
 	batchKey  = []byte("batch")  // number of the last transaction of the writer, 64 bits
 )
 
-// migrations bring a file from schema n to n+1, each in one transaction. Released ones never change.
-func migrations() []func(*bbolt.Tx) error {
-	return []func(*bbolt.Tx) error{
-		func(tx *bbolt.Tx) error {
+// migration brings a file from one schema to the next, in one transaction.
+type migration struct {
+	run func(*bbolt.Tx) error
+	// additive: nothing that the file holds is changed, so nobody is asked before. A release that knows the old schema
+	// only refuses the file afterwards all the same: it would not maintain what was added.
+	additive bool
+}
+
+// migrations bring a file from schema n to n+1. Released ones never change.
+func migrations() []migration {
+	return []migration{
+		{run: func(tx *bbolt.Tx) error {
 			return createBuckets(tx, metaBucket, activeBucket, pendingBucket, ekBucket, stagedBucket, specBucket,
 				roundBucket, policyBucket, textBucket, usesBucket, eventBucket, eventDueBucket, eventAgentBucket)
-		},
+		}},
+		{run: addCalls, additive: true},
 	}
+}
+
+// addCalls makes room for what belongs to agents that call in.
+func addCalls(tx *bbolt.Tx) error {
+	err := createBuckets(tx, eventChannelBucket, sessionBucket, sessionAgentBucket, attestationBucket, historyBucket,
+		payloadBucket, payloadDataBucket)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket([]byte(eventBucket)).ForEach(func(number, record []byte) error {
+		var e store.Event
+		if decodeRecord(record, &e) != nil || len(e.Channel) > store.MaxID {
+			return nil // reported when it is due
+		}
+		return tx.Bucket([]byte(eventChannelBucket)).Put(append(sizedKey(e.Channel), number...), nil)
+	})
 }
 
 func createBuckets(tx *bbolt.Tx, names ...bucket) error {
@@ -58,8 +97,9 @@ func createBuckets(tx *bbolt.Tx, names ...bucket) error {
 // ErrSchema means that the file's schema is not that of this release.
 var ErrSchema = errors.New("schema")
 
-// migrate brings the file to the schema of the last step. A new file needs no permission for that, an old one does.
-func migrate(db *bbolt.DB, steps []func(*bbolt.Tx) error, allowed bool) error {
+// migrate brings the file to the schema of the last step. A new file needs no permission for that; an old one does,
+// unless the steps only add to it.
+func migrate(db *bbolt.DB, steps []migration, allowed bool) error {
 	current, err := schemaOf(db)
 	switch {
 	case err != nil:
@@ -67,13 +107,13 @@ func migrate(db *bbolt.DB, steps []func(*bbolt.Tx) error, allowed bool) error {
 	case current > len(steps):
 		return fmt.Errorf("%w %d was written by a newer release; this one knows up to %d: upgrade keylime, or restore a backup",
 			ErrSchema, current, len(steps))
-	case current < len(steps) && current > 0 && !allowed:
+	case current > 0 && !allowed && slices.ContainsFunc(steps[current:], func(m migration) bool { return !m.additive }):
 		return fmt.Errorf("%w %d is of an older release, this one needs %d: back up the file, then allow the migration",
 			ErrSchema, current, len(steps))
 	}
 	for n := current; n < len(steps); n++ {
 		err := db.Update(func(tx *bbolt.Tx) error {
-			if err := steps[n](tx); err != nil {
+			if err := steps[n].run(tx); err != nil {
 				return err
 			}
 			return tx.Bucket([]byte(metaBucket)).Put(schemaKey, binary.BigEndian.AppendUint32(nil, uint32(n+1)))

@@ -36,16 +36,16 @@ func TestMigrations(t *testing.T) {
 
 	ran := 0
 	older := migrations()
-	newer := append(migrations(), func(tx *bbolt.Tx) error {
+	newer := append(migrations(), migration{run: func(tx *bbolt.Tx) error {
 		ran++
 		return createBuckets(tx, "from the future")
-	})
+	}})
 	if err := migrate(file, newer, false); !errors.Is(err, ErrSchema) || ran > 0 {
 		t.Fatalf("error is %v, want %v: nobody allowed it", err, ErrSchema)
 	}
-	failing := append(migrations(), func(tx *bbolt.Tx) error {
+	failing := append(migrations(), migration{run: func(tx *bbolt.Tx) error {
 		return errors.Join(createBuckets(tx, "half"), errors.New("out of luck"))
-	})
+	}})
 	if err := migrate(file, failing, true); err == nil {
 		t.Fatal("a failing migration succeeds")
 	}

@@ -22,12 +22,17 @@ type model struct {
 	agents   map[string]*modelAgent
 	policies map[policyRef]store.Policy
 	events   map[uint64]store.Event
+	offers   []store.Offer // oldest first
+	sessions map[string]store.Session
 	number   uint64 // the last revision, epoch or event id
 }
 
 type modelAgent struct {
 	store.Agent
-	lease store.Lease // Epoch 0 = none
+	lease   store.Lease         // Epoch 0 = none
+	history []store.Attestation // in the order of the indices
+	begun   uint64              // attestations, in all
+	payload *store.Payload
 }
 
 type policyRef struct {
@@ -42,6 +47,7 @@ func newModel() *model {
 		agents:   map[string]*modelAgent{},
 		policies: map[policyRef]store.Policy{},
 		events:   map[uint64]store.Event{},
+		sessions: map[string]store.Session{},
 	}
 }
 

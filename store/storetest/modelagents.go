@@ -108,6 +108,7 @@ func (m *model) DeleteAgent(ctx context.Context, id string) error {
 		return store.ErrNotFound
 	}
 	delete(m.agents, id)
+	maps.DeleteFunc(m.sessions, func(_ string, s store.Session) bool { return s.AgentID == id })
 	for _, kind := range store.PolicyKinds() {
 		if _, used := m.userOf(kind, id); !used {
 			delete(m.policies, policyRef{kind, id})
@@ -134,6 +135,10 @@ func (m *model) ReactivateAgent(ctx context.Context, id string, now time.Time) e
 	return m.intervene(ctx, id, func(a *store.Agent) {
 		a.Status.Operational, a.Status.Retries, a.Status.ProvideV = store.StateStart, 0, a.Spec.V != nil
 		a.State, a.Due = attest.State{}, now
+		if a.Spec.Push {
+			a.Status.Operational, a.Status.ProvideV, a.Due = store.StateGetQuote, false, time.Time{}
+			a.Status.Failures, a.Status.TimedOut = 0, false
+		}
 	})
 }
 
@@ -190,6 +195,12 @@ func (m *model) Commit(ctx context.Context, l store.Lease, r store.Round, now ti
 	if a == nil || a.lease.Epoch == 0 || a.lease.Epoch != l.Epoch || !now.Before(a.lease.Expires) {
 		return store.ErrLeaseLost
 	}
+	if r.Attestation != nil {
+		if err := a.judge(*r.Attestation, r.Retention); err != nil {
+			return err
+		}
+	}
+	m.extendSession(a.ID, store.Time(r.Session))
 	a.Status, a.State, a.Due = r.Status, r.State, r.Next
 	a.Agent, a.lease = kept(a.Agent), store.Lease{}
 	for _, e := range r.Events {
