@@ -22,6 +22,7 @@ import (
 	"keylime/internal/config"
 	"keylime/internal/daemon"
 	"keylime/internal/policytool"
+	"keylime/internal/verifytool"
 	"keylime/registrar"
 	"keylime/store"
 	"keylime/store/bolt"
@@ -64,6 +65,7 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 			server(),
 			tenant.Command(),
 			policytool.Command(),
+			verifytool.Command(),
 		},
 		Reader:         in,
 		Writer:         out,

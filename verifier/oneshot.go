@@ -9,7 +9,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -22,7 +21,6 @@ import (
 	"keylime/internal/evidence"
 	"keylime/internal/pki"
 	"keylime/internal/policy"
-	"keylime/internal/snp"
 	"keylime/internal/vcek"
 	"keylime/internal/web"
 	"keylime/store"
@@ -68,8 +66,8 @@ func newOneShot(cfg config.Verifier, s store.Verifier, labels *policy.Labels, si
 		o.perPeer = web.NewLimiter(time.Minute/time.Duration(e.RateLimit), e.RateLimit, oneShotPeers)
 	}
 	var err error
-	if o.appraiser.Chains, err = trustedChains(e.SNPChains); err != nil {
-		return nil, err
+	if o.appraiser.Chains, err = vcek.Chains(e.SNPChains); err != nil {
+		return nil, fmt.Errorf("evidence.snp_chains: %w", err)
 	}
 	if e.TokenKey == "" {
 		return o, nil
@@ -89,33 +87,6 @@ const (
 	accessAdmin = "admin"
 	accessOff   = "off"
 )
-
-// trustedChains reads the chains of AMD processors; without any they are AMD's.
-func trustedChains(files []string) (chains []snp.Chain, err error) {
-	if len(files) == 0 {
-		for _, product := range snp.Products() {
-			chain, err := snp.AMD(product)
-			if err != nil {
-				return nil, err
-			}
-			chains = append(chains, chain)
-		}
-		return chains, nil
-	}
-	for _, file := range files {
-		product, path, _ := strings.Cut(file, "=")
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("evidence.snp_chains: %w", err)
-		}
-		chain, err := snp.ParseChain(snp.Product(product), text)
-		if err != nil {
-			return nil, fmt.Errorf("evidence.snp_chains: %s: %w", file, err)
-		}
-		chains = append(chains, chain)
-	}
-	return chains, nil
-}
 
 // admit takes a request of a peer's into account.
 func (o *oneShot) admit(r *web.Request) error {

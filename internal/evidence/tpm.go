@@ -69,11 +69,14 @@ func (a *Appraiser) policies(ctx context.Context, r *Result, in TPM) (*policy.Se
 		}
 		r.Basis.RuntimePolicy = set.Runtime.Digest()
 	}
-	if set.Boot, err = policy.CompileBoot(a.BootEngine, []byte(in.BootPolicy)); err != nil {
+	set.Boot, err = policy.CompileBoot(a.BootEngine, []byte(in.BootPolicy))
+	var fault *policy.Error
+	switch {
+	case errors.As(err, &fault):
 		r.fail(eventBadBootPolicy, "%v", err)
-		return set, nil
-	}
-	if set.Boot != nil {
+	case err != nil:
+		return nil, err
+	case set.Boot != nil:
 		r.Basis.BootPolicy = set.Boot.Digest()
 	}
 	return set, nil

@@ -11,14 +11,20 @@ import (
 	"path/filepath"
 )
 
-// EnsureSigningKey reads an EC private key from a file, PEM without a password. When the file is not there it makes a key of
-// P-256 and keeps it there, for its owner only.
+// EnsureSigningKey is ReadSigningKey. When the file is not there it makes a key of P-256 and keeps it there, for its owner
+// only.
 func EnsureSigningKey(path string) (*ecdsa.PrivateKey, error) {
-	text, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	key, err := ReadSigningKey(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return makeSigningKey(path)
-	case err != nil:
+	}
+	return key, err
+}
+
+// ReadSigningKey reads an EC private key from a file, PEM without a password.
+func ReadSigningKey(path string) (*ecdsa.PrivateKey, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
 		return nil, err
 	}
 	key, err := ReadPrivateKey(text, "")

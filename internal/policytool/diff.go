@@ -246,20 +246,20 @@ func (c nameChange) print(out io.Writer, title string) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		for _, digest := range all[name].Removed {
-			fmt.Fprintln(out, title, "-", printable(name), digest)
+			fmt.Fprintln(out, title, "-", Printable(name), digest)
 		}
 		for _, digest := range all[name].Added {
-			fmt.Fprintln(out, title, "+", printable(name), digest)
+			fmt.Fprintln(out, title, "+", Printable(name), digest)
 		}
 	}
 }
 
 func (c listChange) print(out io.Writer, title string) {
 	for _, v := range c.Removed {
-		fmt.Fprintln(out, title, "-", printable(v))
+		fmt.Fprintln(out, title, "-", Printable(v))
 	}
 	for _, v := range c.Added {
-		fmt.Fprintln(out, title, "+", printable(v))
+		fmt.Fprintln(out, title, "+", Printable(v))
 	}
 }
 

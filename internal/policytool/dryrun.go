@@ -110,7 +110,7 @@ func (r *dryRunRequest) rehearsal(log zerolog.Logger) (in attest.Rehearsal, err 
 	in.Bank, in.PCRs = given.bank, given.values
 	if r.log != "" {
 		in.HasIMA = true
-		if in.IMA, err = readInput(r.log); err != nil {
+		if in.IMA, err = ReadInput(r.log); err != nil {
 			return in, err
 		}
 		if in.PCRs[tpm.PCRIma] == nil {
@@ -118,7 +118,7 @@ func (r *dryRunRequest) rehearsal(log zerolog.Logger) (in attest.Rehearsal, err 
 		}
 	}
 	if r.bootLog != "" {
-		if in.BootLog, err = readInput(r.bootLog); err != nil {
+		if in.BootLog, err = ReadInput(r.bootLog); err != nil {
 			return in, err
 		}
 	}
@@ -161,7 +161,7 @@ func (r *dryRunRequest) policies() (*policy.Set, error) {
 		ExtendedTemplates: r.extended, IgnoreToMToU: !r.strict,
 	}
 	if r.boot != "" {
-		text, err := readInput(r.boot)
+		text, err := ReadInput(r.boot)
 		if err != nil {
 			return nil, err
 		}
@@ -207,7 +207,7 @@ func printVerdict(w io.Writer, out attest.Rehearsed) error {
 		fmt.Fprintf(b, "the measurement list comes to PCR 10 = %x\n", out.PCR10)
 	}
 	for _, f := range out.Failures {
-		fmt.Fprintf(b, "%s [%s] %s\n", f.EventID, f.Severity.Label, printable(f.Context))
+		fmt.Fprintf(b, "%s [%s] %s\n", f.EventID, f.Severity.Label, Printable(f.Context))
 	}
 	return b.Flush()
 }

@@ -44,7 +44,7 @@ func (r *eventLogRequest) run(stdout io.Writer) error {
 	if err := arguments(r.files, 1, 1, "one event log"); err != nil {
 		return usageError("policy eventlog", "%w", err)
 	}
-	raw, err := readInput(r.files[0])
+	raw, err := ReadInput(r.files[0])
 	if err != nil {
 		return err
 	}
@@ -135,6 +135,6 @@ func printFact(out io.Writer, event uefi.Event, fact uefi.Fact) error {
 	if len(content) > most {
 		content = append(bytes.ToValidUTF8(content[:most], nil), "…"...)
 	}
-	fmt.Fprintf(out, "        %s\n", printable(string(content)))
+	fmt.Fprintf(out, "        %s\n", Printable(string(content)))
 	return nil
 }

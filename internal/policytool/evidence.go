@@ -53,7 +53,7 @@ func (o *pcrOptions) read(log zerolog.Logger) (givenPCRs, error) {
 }
 
 func (o *pcrOptions) readQuote(log zerolog.Logger) (givenPCRs, error) {
-	text, err := readInput(o.quote)
+	text, err := ReadInput(o.quote)
 	if err != nil {
 		return givenPCRs{}, err
 	}
@@ -74,7 +74,7 @@ func (o *pcrOptions) readQuote(log zerolog.Logger) (givenPCRs, error) {
 }
 
 func (o *pcrOptions) verify(quote tpm.Quote, claims tpm.Claims, log zerolog.Logger) error {
-	ak, err := readAK(o.ak)
+	ak, err := ReadAK(o.ak)
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.ak, err)
 	}
@@ -125,8 +125,9 @@ func findQuote(content []byte) (tpm.Quote, error) {
 	return tpm.ParseQuote(found)
 }
 
-func readAK(name string) (*tpm.Public, error) {
-	content, err := readInput(name)
+// ReadAK reads a TPM2B_PUBLIC, in base64 or binary, from a file.
+func ReadAK(name string) (*tpm.Public, error) {
+	content, err := ReadInput(name)
 	if err != nil {
 		return nil, err
 	}

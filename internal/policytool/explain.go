@@ -195,7 +195,7 @@ func (x *explainer) about(name string, digest []byte, known []string) explanatio
 
 // list explains the entries of a measurement list that fail.
 func (x *explainer) list(name string, log zerolog.Logger) ([]explanation, error) {
-	text, err := readInput(name)
+	text, err := ReadInput(name)
 	if err != nil {
 		return nil, err
 	}
@@ -257,11 +257,11 @@ func printExplanations(w io.Writer, all []explanation) error {
 		if e.Line > 0 {
 			fmt.Fprintf(out, "line %d: ", e.Line)
 		}
-		fmt.Fprintf(out, "%s: %s", printable(e.Name), e.Verdict)
+		fmt.Fprintf(out, "%s: %s", Printable(e.Name), e.Verdict)
 		if e.EventID != "" {
 			fmt.Fprintf(out, " (%s)", e.EventID)
 		}
-		fmt.Fprintf(out, "\n  %s\n", printable(e.Reason))
+		fmt.Fprintf(out, "\n  %s\n", Printable(e.Reason))
 		if e.Digest != "" {
 			fmt.Fprintf(out, "  its digest:      %s\n", e.Digest)
 		}
@@ -269,20 +269,20 @@ func printExplanations(w io.Writer, all []explanation) error {
 			fmt.Fprintf(out, "  known digest:    %s\n", digest)
 		}
 		for _, pattern := range e.Excluded {
-			fmt.Fprintf(out, "  excluded by:     %s\n", printable(pattern))
+			fmt.Fprintf(out, "  excluded by:     %s\n", Printable(pattern))
 		}
 		for _, near := range e.Near {
-			fmt.Fprintf(out, "  nearly excluded: %s: %s\n", printable(near.Pattern), printable(near.Why))
+			fmt.Fprintf(out, "  nearly excluded: %s: %s\n", Printable(near.Pattern), Printable(near.Why))
 		}
 		for _, near := range e.Nearest {
 			note := ""
 			if near.Same {
 				note = " (with this digest)"
 			}
-			fmt.Fprintf(out, "  nearest path:    %s%s\n", printable(near.Path), note)
+			fmt.Fprintf(out, "  nearest path:    %s%s\n", Printable(near.Path), note)
 		}
 		for _, owner := range e.Owners {
-			fmt.Fprintf(out, "  digest is of:    %s\n", printable(owner))
+			fmt.Fprintf(out, "  digest is of:    %s\n", Printable(owner))
 		}
 	}
 	return out.Flush()

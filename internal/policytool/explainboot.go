@@ -27,7 +27,7 @@ func (r *explainRequest) boot(stdout io.Writer) error {
 	if err != nil {
 		return usageError("policy explain", "%w", err)
 	}
-	text, err := readInput(r.files[0])
+	text, err := ReadInput(r.files[0])
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func printBootRules(w io.Writer, rules []bootRule) error {
 		fmt.Fprintln(out, "the policy asks for nothing: boots are not judged")
 	}
 	for _, rule := range rules {
-		fmt.Fprintf(out, "%s\n  %s\n", rule.events(), printable(rule.Text))
+		fmt.Fprintf(out, "%s\n  %s\n", rule.events(), Printable(rule.Text))
 	}
 	return out.Flush()
 }

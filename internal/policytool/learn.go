@@ -59,7 +59,7 @@ func (r *learnRequest) run(stdout io.Writer, log zerolog.Logger) error {
 	if quoted == nil {
 		return usageError("policy learn", "%w", errors.New("nothing says what PCR 10 is, so nothing of the list is proven: give --quote FILE, or --pcr BANK:10=HEX"))
 	}
-	text, err := readInput(r.log)
+	text, err := ReadInput(r.log)
 	if err != nil {
 		return err
 	}

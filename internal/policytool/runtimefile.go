@@ -20,7 +20,7 @@ type runtimePolicy struct {
 // openRuntime reads a runtime policy, plain or in its envelope. It must be one that a verifier accepts, where a dm_policy
 // is allowed; whether its signature is good is another question.
 func openRuntime(name string) (*runtimePolicy, error) {
-	text, err := readInput(name)
+	text, err := ReadInput(name)
 	if err != nil {
 		return nil, err
 	}
@@ -43,8 +43,8 @@ func openRuntime(name string) (*runtimePolicy, error) {
 // maxInput bounds the files that are read as a whole: the largest are measurement lists.
 const maxInput = 256 << 20
 
-// readInput reads a file; "-" is standard input.
-func readInput(name string) ([]byte, error) {
+// ReadInput reads a file; "-" is standard input.
+func ReadInput(name string) ([]byte, error) {
 	f := os.Stdin
 	if name != "-" {
 		var err error
@@ -71,8 +71,8 @@ func arguments(given []string, least, most int, want string) error {
 	return nil
 }
 
-// printable shows a name from a policy or a list so that it can do nothing to a terminal.
-func printable(name string) string {
+// Printable shows a name from a policy or a list so that it can do nothing to a terminal.
+func Printable(name string) string {
 	for _, c := range name {
 		if c < ' ' || c == 0x7F || c == '\uFFFD' || c >= 0x80 && c < 0xA0 {
 			return fmt.Sprintf("%q", name)

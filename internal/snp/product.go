@@ -3,6 +3,7 @@ package snp
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 )
 
 // Product is a line of processors, by the name that AMD's certificate service gives it.
@@ -17,6 +18,14 @@ const (
 
 // Products lists them.
 func Products() []Product { return []Product{Milan, Genoa, Turin} }
+
+// ParseProduct reads a product's name.
+func ParseProduct(name string) (Product, error) {
+	if p := Product(name); slices.Contains(Products(), p) {
+		return p, nil
+	}
+	return "", fmt.Errorf("no product %q with SEV-SNP; there are %v", name, Products())
+}
 
 // productOf tells the line from CPUID (57230, "Product Name").
 func productOf(family, model byte) (Product, bool) {

@@ -2,6 +2,7 @@ package vcek
 
 import (
 	"bytes"
+	"crypto/x509"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -144,5 +145,33 @@ func TestOnlyAMDIsAsked(t *testing.T) {
 	}
 	if s := New("", false, zerolog.Nop()); s.service != "" {
 		t.Error("somebody is asked without being allowed to")
+	}
+}
+
+func TestChains(t *testing.T) {
+	t.Parallel()
+	p, _, r := machine(t)
+	name := filepath.Join(t.TempDir(), "milan.pem")
+	if err := os.WriteFile(name, p.Roots, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	chains, err := Chains([]string{"Milan=" + name})
+	if err != nil || len(chains) != 1 || chains[0].Product() != snp.Milan {
+		t.Fatalf("%v, %v", chains, err)
+	}
+	cert, err := x509.ParseCertificate(p.VCEK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := chains[0].Verify(r, cert, time.Now()); err != nil {
+		t.Error(err)
+	}
+	if chains, err := Chains(nil); err != nil || len(chains) != len(snp.Products()) {
+		t.Errorf("AMD's: %d, %v", len(chains), err)
+	}
+	for _, file := range []string{name, "Rome=" + name, "Milan=" + name + ".none", "Milan=" + os.Args[0]} {
+		if _, err := Chains([]string{file}); err == nil {
+			t.Errorf("%s passes", file)
+		}
 	}
 }
