@@ -122,7 +122,7 @@ var dialectV2 = dialect{
 	parse:   evidence.Parse,
 	verdict: func(write func(io.Writer) error) any { return web.Stream(write) },
 	incomplete: func(r evidence.Result) (any, error) {
-		return web.Answer{Code: http.StatusBadRequest, Results: api.EvidenceResult{Claims: r.Claims, Failures: failuresOf(r)}}, nil
+		return web.Answer{Code: http.StatusBadRequest, Results: api.EvidenceResult{Claims: r.Claims, Failures: wireFailures(r.Failures)}}, nil
 	},
 }
 
@@ -209,9 +209,9 @@ func (o *oneShot) asksForToken(r *web.Request) (bool, error) {
 	return false, nil
 }
 
-func failuresOf(r evidence.Result) []api.EvidenceFailure {
-	failures := make([]api.EvidenceFailure, len(r.Failures))
-	for i, f := range r.Failures {
+func wireFailures(list []evidence.Failure) []api.EvidenceFailure {
+	failures := make([]api.EvidenceFailure, len(list))
+	for i, f := range list {
 		failures[i] = api.EvidenceFailure(f)
 	}
 	return failures
@@ -219,7 +219,7 @@ func failuresOf(r evidence.Result) []api.EvidenceFailure {
 
 // writeResult writes an api.EvidenceResult, without a copy of the claims.
 func writeResult(w io.Writer, r evidence.Result) error {
-	failures, err := json.Marshal(failuresOf(r))
+	failures, err := json.Marshal(wireFailures(r.Failures))
 	if err == nil {
 		_, err = fmt.Fprintf(w, `{"valid":%t,"claims":%s,"failures":%s}`, r.Valid, r.Claims, failures)
 	}

@@ -12,13 +12,20 @@ func (v *Verifier) oneShotRoutes() []web.Route {
 	if o.access == accessAdmin {
 		access = web.Admin
 	}
-	routes := []web.Route{
-		{Pattern: "POST /{version}/verify/evidence", Access: access, Action: "verify_evidence",
-			MaxBody: int64(v.cfg.MaxUploadSize), Timeout: oneShotTimeout, Handle: o.evidence(dialectV2)},
-		{Pattern: "GET /{version}/verify/identity", Access: access, Action: "verify_identity", Handle: o.identity},
+	const evidence, identity, keys = "/verify/evidence", "/verify/identity", "/.well-known/jwks.json"
+	post := func(path string, h web.Handler) web.Route {
+		return web.Route{Pattern: "POST " + path, Access: access, Action: "verify_evidence",
+			MaxBody: int64(v.cfg.MaxUploadSize), Timeout: oneShotTimeout, Handle: h}
 	}
-	for _, path := range []string{"/.well-known/jwks.json", "/v3/.well-known/jwks.json", "/v3.0/.well-known/jwks.json"} {
-		routes = append(routes, web.Route{Pattern: "GET " + path, Action: "read_token_keys", Handle: o.keys})
+	get := func(path string, h web.Handler) web.Route {
+		return web.Route{Pattern: "GET " + path, Access: access, Action: "verify_identity", Handle: h}
 	}
-	return routes
+	return []web.Route{
+		post("/{version}"+evidence, o.evidence(dialectV2)),
+		get("/{version}"+identity, o.identity),
+		post("/{v3}"+evidence, inDocuments(o.evidence(dialectV3))),
+		get("/{v3}"+identity, inDocuments(o.identityV3)),
+		{Pattern: "GET " + keys, Action: "read_token_keys", Handle: o.keys},
+		{Pattern: "GET /{v3}" + keys, Action: "read_token_keys", Handle: o.keys},
+	}
 }

@@ -414,3 +414,69 @@ func flood(t *testing.T, c *http.Client, base string, body []byte) (code int, re
 	_, _ = io.Copy(io.Discard, resp.Body)
 	return resp.StatusCode, resp.Header.Get("Retry-After")
 }
+
+// document is a JSON:API document about evidence.
+func document(t testing.TB, kind string, data any) string {
+	return string(encode(t, map[string]any{"data": map[string]any{"type": "evidence", "attributes": map[string]any{"evidence_type": kind, "data": data}}}))
+}
+
+func TestVerifyEvidenceInDocuments(t *testing.T) {
+	t.Parallel()
+	agent := startAgent(t, "a1")
+	v := newVerifier(t, fastConfig(t), openStore(t))
+	base, _ := v.serve(t)
+	good := handedIn(t, agent)
+	for _, version := range []string{"v3", "v3.0"} {
+		code, text := request(t, clientWith(t), http.MethodPost, base+"/"+version+"/verify/evidence", document(t, "tpm", good), "Content-Type", api.JSONAPIType)
+		var d api.Document[api.EvidenceResult]
+		if err := json.Unmarshal([]byte(text), &d); err != nil || code != 200 || d.Data.Type != "evidence" || !d.Data.Attributes.Valid || len(d.Data.Attributes.Claims) < 100 || d.JSONAPI.Version != "1.1" {
+			t.Errorf("%s: %d %s, %v", version, code, text, err)
+		}
+	}
+	for name, c := range map[string]struct {
+		body   string
+		code   int
+		item   string // code of the error
+		detail string
+	}{
+		"incomplete":     {document(t, "tpm", except(good, "quote", "")), 400, "default.missing_param", `missing parameter "quote"`},
+		"no policy":      {document(t, "tpm", except(good, "runtime_policy", "")), 400, "default.missing_policy", "at least one policy"},
+		"unknown kind":   {document(t, "sgx", good), 400, "", "invalid evidence type"},
+		"no kind":        {document(t, "", good), 400, "", "missing attribute 'evidence_type'"},
+		"no data":        {document(t, "tpm", nil), 400, "", "missing attribute 'data'"},
+		"another type":   {`{"data":{"type":"session","attributes":{}}}`, 400, "", `type "session", want "evidence"`},
+		"no document":    {`{"type":"tpm","data":{}}`, 400, "", "JSON:API document"},
+		"no JSON at all": {`{`, 400, "", "JSON:API document"},
+	} {
+		code, text := request(t, clientWith(t), http.MethodPost, base+"/v3.0/verify/evidence", c.body)
+		var d api.ErrorDocument
+		if err := json.Unmarshal([]byte(text), &d); err != nil || code != c.code || len(d.Errors) != 1 || d.Errors[0].Code != c.item || !strings.Contains(d.Errors[0].Detail, c.detail) || d.Errors[0].Status != "400" {
+			t.Errorf("%s: %d %s, %v", name, code, text, err)
+		}
+	}
+	code, token := request(t, clientWith(t), http.MethodPost, base+"/v3.0/verify/evidence", document(t, "tpm", good), "Accept", ear.MediaType)
+	if code != 200 || relyingParty(t, base, token).Status != ear.Affirming {
+		t.Errorf("as a token: %d %s", code, token)
+	}
+}
+
+func TestVerifyIdentityInDocuments(t *testing.T) {
+	t.Parallel()
+	agent := startAgent(t, "a1")
+	v := newVerifier(t, fastConfig(t), openStore(t))
+	v.add(t, agent, agent.enrolment(agent.runtimePolicy()))
+	base, _ := v.serve(t)
+	q := url.Values{"agent_uuid": {"a1"}, "quote": {handedIn(t, agent)["quote"].(string)}, "nonce": {oneShotNonce}, "hash_alg": {"sha256"}}
+	for nonce, valid := range map[string]bool{oneShotNonce: true, "another": false} {
+		q.Set("nonce", nonce)
+		code, text := request(t, clientWith(t), http.MethodGet, base+"/v3.0/verify/identity?"+q.Encode(), "")
+		var d api.Document[api.IdentityVerdict]
+		if err := json.Unmarshal([]byte(text), &d); err != nil || code != 200 || d.Data.ID != "a1" || d.Data.Type != "identity" || d.Data.Attributes.Valid != valid || (len(d.Data.Attributes.Failures) == 0) != valid {
+			t.Errorf("%s: %d %s, %v", nonce, code, text, err)
+		}
+	}
+	q.Set("agent_uuid", "a9")
+	if code, text := request(t, clientWith(t), http.MethodGet, base+"/v3.0/verify/identity?"+q.Encode(), ""); code != 404 || !strings.Contains(text, `"errors":[{"status":"404"`) {
+		t.Errorf("unknown agent: %d %s", code, text)
+	}
+}

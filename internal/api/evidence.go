@@ -20,3 +20,9 @@ type IdentityResult struct {
 	Valid  int    `json:"valid"`
 	Reason string `json:"reason,omitempty"` // contexts of failures, with "; " between them
 }
+
+// IdentityVerdict is the same in API 3.0.
+type IdentityVerdict struct {
+	Valid    bool              `json:"valid"`
+	Failures []EvidenceFailure `json:"failures"`
+}

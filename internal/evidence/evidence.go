@@ -86,11 +86,27 @@ func Parse(body []byte) (Request, error) {
 	case data == "" || data == `""` || data == "null":
 		return Request{}, refuse("missing parameter 'data'")
 	}
-	return ParseData(kind, data)
+	return parseData(kind, data)
 }
 
-// ParseData reads a request in its two parts: the kind, and the JSON text of the data.
-func ParseData(kind, data string) (Request, error) {
+// ParseAttributes reads a request as the attributes of a resource: {"evidence_type": "tpm" or "tee", "data": {…}}. It is
+// Parse, with a name that JSON:API allows attributes to have.
+func ParseAttributes(attributes string) (Request, error) {
+	var kind, data string
+	err := members(attributes, map[string]field{"evidence_type": {&kind, text}, "data": {&data, document}})
+	switch {
+	case err != nil:
+		return Request{}, refuse("attributes: %v", err)
+	case kind == "":
+		return Request{}, refuse("missing attribute 'evidence_type'")
+	case data == "":
+		return Request{}, refuse("missing attribute 'data'")
+	}
+	return parseData(kind, data)
+}
+
+// parseData reads a request in its two parts: the kind, and the JSON text of the data.
+func parseData(kind, data string) (Request, error) {
 	req := Request{Kind: kind, Data: data}
 	var err error
 	switch kind {
