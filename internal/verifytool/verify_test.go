@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/urfave/cli/v2"
@@ -28,11 +29,16 @@ import (
 	"keylime/tpm"
 )
 
+// oneAtATime: package cli has global flags, which each app that is set up writes to.
+var oneAtATime sync.Mutex
+
 // verify runs the command as main does, and returns what it prints and its exit code.
 func verify(t testing.TB, args ...string) (stdout string, code int, err error) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	app := &cli.App{Writer: &out, ErrWriter: &errs, Commands: []*cli.Command{Command()}, ExitErrHandler: func(*cli.Context, error) {}}
+	oneAtATime.Lock()
+	defer oneAtATime.Unlock()
 	err = app.RunContext(t.Context(), append([]string{"keylime", "verify"}, args...))
 	var coded interface{ ExitCode() int }
 	if errors.As(err, &coded) {
