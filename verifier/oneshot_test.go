@@ -415,8 +415,8 @@ func flood(t *testing.T, c *http.Client, base string, body []byte) (code int, re
 	return resp.StatusCode, resp.Header.Get("Retry-After")
 }
 
-// document is a JSON:API document about evidence.
-func document(t testing.TB, kind string, data any) string {
+// evidenceDocument is a JSON:API document about evidence.
+func evidenceDocument(t testing.TB, kind string, data any) string {
 	return string(encode(t, map[string]any{"data": map[string]any{"type": "evidence", "attributes": map[string]any{"evidence_type": kind, "data": data}}}))
 }
 
@@ -427,7 +427,7 @@ func TestVerifyEvidenceInDocuments(t *testing.T) {
 	base, _ := v.serve(t)
 	good := handedIn(t, agent)
 	for _, version := range []string{"v3", "v3.0"} {
-		code, text := request(t, clientWith(t), http.MethodPost, base+"/"+version+"/verify/evidence", document(t, "tpm", good), "Content-Type", api.JSONAPIType)
+		code, text := request(t, clientWith(t), http.MethodPost, base+"/"+version+"/verify/evidence", evidenceDocument(t, "tpm", good), "Content-Type", api.JSONAPIType)
 		var d api.Document[api.EvidenceResult]
 		if err := json.Unmarshal([]byte(text), &d); err != nil || code != 200 || d.Data.Type != "evidence" || !d.Data.Attributes.Valid || len(d.Data.Attributes.Claims) < 100 || d.JSONAPI.Version != "1.1" {
 			t.Errorf("%s: %d %s, %v", version, code, text, err)
@@ -439,11 +439,11 @@ func TestVerifyEvidenceInDocuments(t *testing.T) {
 		item   string // code of the error
 		detail string
 	}{
-		"incomplete":     {document(t, "tpm", except(good, "quote", "")), 400, "default.missing_param", `missing parameter "quote"`},
-		"no policy":      {document(t, "tpm", except(good, "runtime_policy", "")), 400, "default.missing_policy", "at least one policy"},
-		"unknown kind":   {document(t, "sgx", good), 400, "", "invalid evidence type"},
-		"no kind":        {document(t, "", good), 400, "", "missing attribute 'evidence_type'"},
-		"no data":        {document(t, "tpm", nil), 400, "", "missing attribute 'data'"},
+		"incomplete":     {evidenceDocument(t, "tpm", except(good, "quote", "")), 400, "default.missing_param", `missing parameter "quote"`},
+		"no policy":      {evidenceDocument(t, "tpm", except(good, "runtime_policy", "")), 400, "default.missing_policy", "at least one policy"},
+		"unknown kind":   {evidenceDocument(t, "sgx", good), 400, "", "invalid evidence type"},
+		"no kind":        {evidenceDocument(t, "", good), 400, "", "missing attribute 'evidence_type'"},
+		"no data":        {evidenceDocument(t, "tpm", nil), 400, "", "missing attribute 'data'"},
 		"another type":   {`{"data":{"type":"session","attributes":{}}}`, 400, "", `type "session", want "evidence"`},
 		"no document":    {`{"type":"tpm","data":{}}`, 400, "", "JSON:API document"},
 		"no JSON at all": {`{`, 400, "", "JSON:API document"},
@@ -454,7 +454,7 @@ func TestVerifyEvidenceInDocuments(t *testing.T) {
 			t.Errorf("%s: %d %s, %v", name, code, text, err)
 		}
 	}
-	code, token := request(t, clientWith(t), http.MethodPost, base+"/v3.0/verify/evidence", document(t, "tpm", good), "Accept", ear.MediaType)
+	code, token := request(t, clientWith(t), http.MethodPost, base+"/v3.0/verify/evidence", evidenceDocument(t, "tpm", good), "Accept", ear.MediaType)
 	if code != 200 || relyingParty(t, base, token).Status != ear.Affirming {
 		t.Errorf("as a token: %d %s", code, token)
 	}

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
-	"strconv"
 
 	"keylime/internal/api"
 	"keylime/internal/evidence"
@@ -39,22 +39,16 @@ var dialectV3 = dialect{
 				err = write(w)
 			}
 			if err == nil {
-				_, err = io.WriteString(w, `},"jsonapi":{"version":"`+jsonAPI+`"}}`)
+				_, err = io.WriteString(w, `},"jsonapi":{"version":"`+jsonAPIVersion.Version+`"}}`)
 			}
 			return err
 		}}
 	},
 	incomplete: func(r evidence.Result) (any, error) {
-		var items []api.ErrorItem
-		for _, f := range r.Failures {
-			items = append(items, api.ErrorItem{Status: strconv.Itoa(http.StatusBadRequest), Code: f.Type, Detail: messageOf(f)})
-		}
-		return nil, &web.Error{Code: http.StatusBadRequest, Type: api.JSONAPIType, Body: api.ErrorDocument{Errors: items, JSONAPI: &api.JSONAPI{Version: jsonAPI}}}
+		f := r.Failures[0]
+		return nil, deny(http.StatusBadRequest, f.Type, messageOf(f))
 	},
 }
-
-// jsonAPI is the version of the format.
-const jsonAPI = "1.1"
 
 // messageOf is the text of a failure's context.
 func messageOf(f evidence.Failure) string {
@@ -73,13 +67,7 @@ func inDocuments(h web.Handler) web.Handler {
 		result, err := h(ctx, r)
 		var refused *web.Error
 		if errors.As(err, &refused) && refused.Body == nil && refused.Msg != "" {
-			document := *refused
-			document.Type = api.JSONAPIType
-			document.Body = api.ErrorDocument{
-				Errors:  []api.ErrorItem{{Status: strconv.Itoa(refused.Code), Detail: refused.Msg}},
-				JSONAPI: &api.JSONAPI{Version: jsonAPI},
-			}
-			err = &document
+			err = denyFor(refused.Code, int64(math.Ceil(refused.Retry.Seconds())), "", refused.Msg)
 		}
 		return result, err
 	}
@@ -95,6 +83,6 @@ func (o *oneShot) identityV3(ctx context.Context, r *web.Request) (any, error) {
 		Data: api.Resource[api.IdentityVerdict]{Type: typeIdentity, ID: r.Query.Get("agent_uuid"), Attributes: api.IdentityVerdict{
 			Valid: len(failures) == 0, Failures: wireFailures(failures),
 		}},
-		JSONAPI: &api.JSONAPI{Version: jsonAPI},
+		JSONAPI: jsonAPIVersion,
 	}}, nil
 }
