@@ -23,14 +23,7 @@ func verifyCertify(iak *Public, attest, sigBytes []byte, agentID string, ak *Pub
 	if err := iak.CheckAK(); err != nil {
 		return fmt.Errorf("IAK: %w", err)
 	}
-	sig, err := parseSignature(sigBytes)
-	if err != nil {
-		return err
-	}
-	if err := sig.verify(iak, attest); err != nil {
-		return err
-	}
-	c, err := parseCertified(attest)
+	c, err := verifyCertified(iak, attest, sigBytes)
 	if err != nil {
 		return err
 	}

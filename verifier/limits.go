@@ -125,6 +125,13 @@ const (
 	maxOpenBody = 256 << 10
 	// maxLargeAnswers are read at a time beyond that. With the client's cap of an answer this bounds the memory.
 	maxLargeAnswers = 16
+
+	// Sessions. A proof is some 500 bytes in base64 twice; a token is 80 characters; of maxSessionKeys addresses and
+	// agents the rates are known at once.
+	maxSessionBody = 64 << 10
+	maxToken       = 128
+	maxSessionKeys = 50_000
+	mismatchPause  = 10 * time.Minute // between two log lines about the same agent
 )
 
 // mtlsDisabled stands in place of a certificate for agents that serve plain HTTP.

@@ -24,7 +24,7 @@ func (v *Verifier) Handler() http.Handler {
 		Versions:     api.ServerVersions,
 		Major:        true,
 		V3:           []string{api.PushVersion},
-		Authenticate: v.authenticate,
+		Authenticate: v.sessions.authenticate,
 		BadID:        func(string) *web.Error { return &web.Error{Code: http.StatusBadRequest, Msg: textBadID} },
 	}, v.routes()...)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -38,21 +38,37 @@ func (v *Verifier) Handler() http.Handler {
 }
 
 func (v *Verifier) routes() []web.Route {
-	version := func(context.Context, *web.Request) (any, error) {
-		return api.Version{Current: api.Current, Supported: api.ServerVersions}, nil
+	return slices.Concat(v.discoveryRoutes(), v.agentRoutes(), v.policyRoutes(), v.oneShotRoutes(), v.sessionRoutes(), v.callRoutes())
+}
+
+// discoveryRoutes say what is spoken here. A verifier that only takes agents which call in has no list of versions
+// (wire): tenants then speak the newest version of API 2, and agents API 3.0.
+func (v *Verifier) discoveryRoutes() []web.Route {
+	versions := func(context.Context, *web.Request) (any, error) {
+		if v.mode == api.ModePush {
+			return web.Answer{Code: http.StatusGone}, nil
+		}
+		return api.Version{Current: api.Current, Supported: append(slices.Clone(api.ServerVersions), api.PushVersion)}, nil
 	}
-	return append([]web.Route{
-		{Pattern: "GET /version", Action: "read_version", Handle: version},
-		{Pattern: "GET /versions", Action: "read_version", Handle: version},
-	}, slices.Concat(v.agentRoutes(), v.policyRoutes(), v.oneShotRoutes(), v.callRoutes())...)
+	root := func(_ context.Context, r *web.Request) (any, error) {
+		return map[string]string{"version": r.Version}, nil
+	}
+	return []web.Route{
+		{Pattern: "GET /version", Action: "read_version", Handle: versions},
+		{Pattern: "GET /versions", Action: "read_version", Handle: versions},
+		{Pattern: "GET /{version}", Action: "read_version", Handle: root},
+		{Pattern: "GET /{v3}", Action: "read_version", Handle: root},
+	}
 }
 
 func (v *Verifier) agentRoutes() []web.Route {
 	const collection, one = " /{version}/agents", " /{version}/agents/{id}"
 	return []web.Route{
 		{Pattern: "GET" + collection, Access: web.Admin, Action: "list_agents", Timeout: uploadTimeout, Handle: v.list},
-		{Pattern: "GET" + one, Access: web.Admin, Action: "read_agent",
-			Handle: func(ctx context.Context, r *web.Request) (any, error) { return v.agent(ctx, r.Param("id"), r.ReadOnly) }},
+		{Pattern: "GET" + one, Access: web.AgentOrAdmin, Action: "read_agent",
+			Handle: func(ctx context.Context, r *web.Request) (any, error) {
+				return v.agent(ctx, r.Param("id"), !mayChange(r))
+			}},
 		{Pattern: "POST" + one, Access: web.Admin, Action: "create_agent",
 			MaxBody: int64(v.cfg.MaxUploadSize), Timeout: uploadTimeout, Handle: withBody("id", v.enrol)},
 		{Pattern: "DELETE" + one, Access: web.Admin, Action: "delete_agent", Handle: named("id", v.deleteAgent)},
@@ -130,6 +146,9 @@ func (v *Verifier) upload(pattern, action string, f func(ctx context.Context, na
 	return web.Route{Pattern: pattern, Access: web.Admin, Action: action, MaxBody: int64(v.cfg.MaxUploadSize),
 		Timeout: uploadTimeout, Handle: answering(web.Answer{Code: http.StatusCreated}, withBody("name", f))}
 }
+
+// mayChange reports whether the request comes from an operator who may see secrets, for he may set them.
+func mayChange(r *web.Request) bool { return r.Admin != "" && !r.ReadOnly }
 
 // named handles a request that is all in its path.
 func named(param string, f func(ctx context.Context, name string) error) web.Handler {

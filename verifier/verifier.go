@@ -39,6 +39,7 @@ type Verifier struct {
 	outbox    *outbox
 	scheduler *scheduler
 	oneShot   *oneShot
+	sessions  *sessions
 	checks    chan struct{} // slots for checks of proposed policies
 	closers   []func()
 }
@@ -75,6 +76,7 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 	if v.oneShot, err = newOneShot(cfg, s, labels, v.signers, o.Log); err != nil {
 		return nil, err
 	}
+	v.sessions = newSessions(s, cfg.Push, o.Log)
 	v.pool = newPool(o.Client, v.guard, max(minIdleConn, 3*cfg.QuoteInterval))
 	v.closers = append(v.closers, v.pool.close)
 	pace := pacing{
