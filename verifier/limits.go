@@ -129,7 +129,6 @@ const (
 	// Sessions. A proof is some 500 bytes in base64 twice; a token is 80 characters; of maxSessionKeys addresses and
 	// agents the rates are known at once.
 	maxSessionBody = 64 << 10
-	maxToken       = 128
 	maxSessionKeys = 50_000
 	mismatchPause  = 10 * time.Minute // between two log lines about the same agent
 )

@@ -16,10 +16,10 @@ var differs = map[string]struct {
 	why    string
 }{
 	"083": {307, "the root leads to /version"},
-	"086": {404, "the root of a version is no resource"},
-	"087": {404, "the root of a version is no resource"},
-	"088": {404, "API 3.x is not served yet"},
-	"089": {404, "API 3.x is not served yet"},
+	"086": {200, "the root of a version names it"},
+	"087": {200, "the root of a version names it"},
+	"088": {200, "the root of a version names it"},
+	"089": {200, "the root of a version names it"},
 	"106": {400, "an exclude pattern that is none is refused at upload"},
 	"107": {400, "so is a tpm_policy that is none"},
 	"108": {404, "so the agent was not added"},

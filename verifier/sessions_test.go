@@ -6,12 +6,16 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"keylime/internal/api"
 	"keylime/store"
+	"keylime/store/bolt"
 	"keylime/tpm"
 )
 
@@ -26,11 +30,11 @@ func (a *callingAgent) ask(t testing.TB) response {
 	return sessionCall(t, a, http.MethodPost, "/v3.0/sessions", api.SessionRequest{AgentID: a.id, Supported: []api.Authentication{possession()}})
 }
 
-// offered reads the challenge of an answer to ask.
-func offered(t testing.TB, r response) (id string, nonce []byte) {
+// challengeOf reads the challenge of an answer to ask.
+func challengeOf(t testing.TB, r response) (id string, nonce []byte) {
 	t.Helper()
 	var d api.Document[api.SessionOffer]
-	if err := json.Unmarshal([]byte(r.body), &d); err != nil || r.status != 200 || len(d.Data.Attributes.Requested) != 1 {
+	if err := json.Unmarshal(r.body, &d); err != nil || r.status != 200 || len(d.Data.Attributes.Requested) != 1 {
 		t.Fatalf("offer: %v %v", r, err)
 	}
 	nonce, err := base64.StdEncoding.DecodeString(d.Data.Attributes.Requested[0].Chosen.Challenge)
@@ -64,7 +68,7 @@ func (a *callingAgent) prove(t testing.TB, id string, nonce []byte, change func(
 func sessionResult(t testing.TB, r response) api.SessionResult {
 	t.Helper()
 	var d api.Document[api.SessionResult]
-	if err := json.Unmarshal([]byte(r.body), &d); err != nil {
+	if err := json.Unmarshal(r.body, &d); err != nil {
 		t.Fatalf("%v: %v", r, err)
 	}
 	return d.Data.Attributes
@@ -83,7 +87,7 @@ func newCaller(t *testing.T, id string) (*testVerifier, *callingAgent) {
 func TestSessionIsOpenedByProofOfPossession(t *testing.T) {
 	t.Parallel()
 	_, a := newCaller(t, "a1")
-	id, nonce := offered(t, a.ask(t))
+	id, nonce := challengeOf(t, a.ask(t))
 	r := a.prove(t, id, nonce, nil)
 	result := sessionResult(t, r)
 	if r.status != 200 || result.Evaluation != "pass" || !strings.HasPrefix(result.Token, id+".") || len(result.Token) != len(id)+44 || result.TokenExpires == "" {
@@ -94,14 +98,14 @@ func TestSessionIsOpenedByProofOfPossession(t *testing.T) {
 		t.Errorf("attestation with the token: %v", r)
 	}
 	// NT-84: neither the session's challenge nor its proof is good twice.
-	if r := a.prove(t, id, nonce, nil); r.status != 404 || !strings.Contains(r.body, textNoSession) {
+	if r := a.prove(t, id, nonce, nil); r.status != 404 || !strings.Contains(string(r.body), textNoSession) {
 		t.Errorf("proof replayed: %v", r)
 	}
 	if r := exchange(t, a.client, a.token, "GET", a.base+"/v2.6/agents/a1", nil); r.status != 200 ||
-		!strings.Contains(r.body, `"attestation_status":"PASS"`) || strings.Contains(r.body, `"v":"`) {
+		!strings.Contains(string(r.body), `"attestation_status":"PASS"`) || strings.Contains(string(r.body), `"v":"`) {
 		t.Errorf("own record: %v", r)
 	}
-	again, nonce := offered(t, a.ask(t))
+	again, nonce := challengeOf(t, a.ask(t))
 	next := sessionResult(t, a.prove(t, again, nonce, nil))
 	if r := a.call(t, "POST", a.attestations(), nil); r.status != 401 { // NT-86: one session at a time
 		t.Errorf("replaced token: %v", r)
@@ -118,11 +122,13 @@ func TestSessionIsRefusedWithoutProof(t *testing.T) {
 	other := startCalling(t, a.base, "a1")
 	flipped := func(attest, signature []byte) ([]byte, []byte) { attest[60] ^= 1; return attest, signature }
 	for name, prove := range map[string]func(id string, nonce []byte) response{
-		"another nonce":     func(id string, nonce []byte) response { return a.prove(t, id, append(nonce[:15:15], 1), nil) },
-		"no nonce":          func(id string, _ []byte) response { return a.prove(t, id, nil, nil) },
-		"another key":       func(id string, nonce []byte) response { return other.prove(t, id, nonce, nil) },
-		"flipped bit":       func(id string, nonce []byte) response { return a.prove(t, id, nonce, flipped) },
-		"nothing at all":    func(id string, nonce []byte) response { return a.prove(t, id, nonce, func(_, _ []byte) ([]byte, []byte) { return nil, nil }) },
+		"another nonce": func(id string, nonce []byte) response { return a.prove(t, id, append(nonce[:15:15], 1), nil) },
+		"no nonce":      func(id string, _ []byte) response { return a.prove(t, id, nil, nil) },
+		"another key":   func(id string, nonce []byte) response { return other.prove(t, id, nonce, nil) },
+		"flipped bit":   func(id string, nonce []byte) response { return a.prove(t, id, nonce, flipped) },
+		"nothing at all": func(id string, nonce []byte) response {
+			return a.prove(t, id, nonce, func(_, _ []byte) ([]byte, []byte) { return nil, nil })
+		},
 		"quote for a proof": func(id string, nonce []byte) response {
 			return a.prove(t, id, nonce, func(_, _ []byte) ([]byte, []byte) {
 				q, err := a.tpm.Quote(nonce, tpm.Mask(0).With(0), tpm.SHA256)
@@ -141,7 +147,7 @@ func TestSessionIsRefusedWithoutProof(t *testing.T) {
 			return sessionCall(t, a, "PATCH", "/v3.0/sessions/"+id, api.SessionProof{AgentID: "a1"})
 		},
 	} {
-		id, nonce := offered(t, a.ask(t))
+		id, nonce := challengeOf(t, a.ask(t))
 		r := prove(id, nonce)
 		if result := sessionResult(t, r); r.status != 401 || result.Evaluation != "fail" || result.Token != "" {
 			t.Errorf("%s: %v", name, r)
@@ -158,7 +164,7 @@ func TestSessionIsRefusedWithoutProof(t *testing.T) {
 func TestSessionRequestsAreChecked(t *testing.T) {
 	t.Parallel()
 	v, a := newCaller(t, "a1")
-	id, nonce := offered(t, a.ask(t))
+	id, nonce := challengeOf(t, a.ask(t))
 	for name, c := range map[string]struct {
 		method, path string
 		attributes   any
@@ -171,7 +177,7 @@ func TestSessionRequestsAreChecked(t *testing.T) {
 		"unknown session":    {"PATCH", "/v3.0/sessions/x", api.SessionProof{AgentID: "a1"}, 404, textNoSession},
 		"another agent's":    {"PATCH", "/v3.0/sessions/" + id, api.SessionProof{AgentID: "a2"}, 400, textOtherSession},
 	} {
-		if r := sessionCall(t, a, c.method, c.path, c.attributes); r.status != c.status || !strings.Contains(r.body, c.want) || !strings.Contains(r.body, `"title":`) {
+		if r := sessionCall(t, a, c.method, c.path, c.attributes); r.status != c.status || !strings.Contains(string(r.body), c.want) || !strings.Contains(string(r.body), `"title":`) {
 			t.Errorf("%s: %v, want %d %s", name, r, c.status, c.want)
 		}
 	}
@@ -180,7 +186,7 @@ func TestSessionRequestsAreChecked(t *testing.T) {
 	}
 
 	stranger := startCalling(t, a.base, "nobody") // enrolled nowhere: no oracle before the proof, and none in the status
-	id, nonce = offered(t, stranger.ask(t))
+	id, nonce = challengeOf(t, stranger.ask(t))
 	if r := stranger.prove(t, id, nonce, nil); r.status != 200 || sessionResult(t, r).Evaluation != "fail" {
 		t.Errorf("stranger: %v", r)
 	}
@@ -190,7 +196,7 @@ func TestSessionRequestsAreChecked(t *testing.T) {
 	req.AttestationMode, req.AgentIP, req.AgentPort = new(api.ModePull), new("127.0.0.1"), port
 	v.cfg.EnableAgentMTLS = false
 	v.add(t, asked.asTenant(), req)
-	id, nonce = offered(t, asked.ask(t))
+	id, nonce = challengeOf(t, asked.ask(t))
 	if r := asked.prove(t, id, nonce, nil); sessionResult(t, r).Evaluation != "fail" || !strings.Contains(v.log.String(), "was added to be asked") {
 		t.Errorf("agent of the pull model: %v", r)
 	}
@@ -200,14 +206,14 @@ func TestSessionRequestsAreChecked(t *testing.T) {
 func TestSessionRequestsAreLimited(t *testing.T) {
 	t.Parallel()
 	_, a := newCaller(t, "a1")
-	id, nonce := offered(t, a.ask(t))
+	id, nonce := challengeOf(t, a.ask(t))
 	a.token = sessionResult(t, a.prove(t, id, nonce, nil)).Token
 	limited := 0
 	for range 60 {
 		if r := a.ask(t); r.status == http.StatusTooManyRequests {
 			limited++
-			if r.header.Get("Retry-After") == "" || !strings.Contains(r.body, "Rate limit exceeded") {
-				t.Fatalf("%v %v", r, r.header)
+			if r.retry == "" || !strings.Contains(string(r.body), "Rate limit exceeded") {
+				t.Fatalf("%v %q", r, r.retry)
 			}
 		}
 	}
@@ -223,12 +229,12 @@ func TestSessionRequestsAreLimited(t *testing.T) {
 func TestTokensEnd(t *testing.T) {
 	t.Parallel()
 	v, a := newCaller(t, "a1")
-	id, nonce := offered(t, a.ask(t))
+	id, nonce := challengeOf(t, a.ask(t))
 	a.token = sessionResult(t, a.prove(t, id, nonce, nil)).Token
 	check := func(what, token, detail string) {
 		t.Helper()
 		r := exchange(t, a.client, token, "POST", a.base+a.attestations(), nil)
-		if r.status != 401 || !strings.Contains(r.body, detail) {
+		if r.status != 401 || !strings.Contains(string(r.body), detail) {
 			t.Errorf("%s: %v, want %s", what, r, detail)
 		}
 	}
@@ -271,15 +277,26 @@ func TestTokensEnd(t *testing.T) {
 // NT-85: neither the log nor the database holds a token, a key share or a challenge in use.
 func TestSecretsAreNowhereToBeRead(t *testing.T) {
 	t.Parallel()
-	v, a := newCaller(t, "a1")
-	id, nonce := offered(t, a.ask(t))
+	database := filepath.Join(t.TempDir(), "verifier.db")
+	db, err := bolt.Open(database, bolt.Options{Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := newVerifier(t, fastConfig(t), db)
+	base, _ := v.serve(t)
+	a := startCalling(t, base, "a1")
+	v.add(t, a.asTenant(), a.enrolment(a.policy()))
+	id, nonce := challengeOf(t, a.ask(t))
 	a.token = sessionResult(t, a.prove(t, id, nonce, nil)).Token
 	if r := a.attest(t); r.status != 202 {
 		t.Fatal(r)
 	}
 	a.ask(t)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
 	secret := strings.TrimPrefix(a.token, id+".")
-	file, err := os.ReadFile(v.cfg.Store)
+	file, err := os.ReadFile(database)
 	if err != nil {
 		t.Fatal(err)
 	}

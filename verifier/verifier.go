@@ -93,10 +93,8 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 		bootAlways: cfg.MeasuredBootEvaluate == "always", timeout: cfg.RequestTimeout,
 		run: hex.EncodeToString(run[:]), nonce: newNonce, rand: rand.Reader,
 	}
-	if kept, ok := s.(callStore); !ok {
-		v.mode = api.ModePull // nothing that agents who call in need is kept
-	} else if v.mode != api.ModePull {
-		v.calls = newCalls(kept, v.cycle, cfg)
+	if v.mode != api.ModePull {
+		v.calls = newCalls(s, v.cycle, cfg)
 	}
 	if v.outbox.channels, err = v.openChannels(ctx, o.Client); err != nil {
 		v.Close()
