@@ -40,6 +40,7 @@ type cycle struct {
 	nonce             func() (string, error)
 	rand              io.Reader
 
+	heard  heard        // when agents that call in did
 	panics atomic.Int64 // rounds that ended in a panic
 }
 
@@ -213,7 +214,7 @@ func (c *cycle) appraise(s step, a store.Agent, set *policy.Set, ak *tpm.Public,
 	s.state, s.stats = out.State, out.Stats
 	switch {
 	case out.Verdict.Again:
-		s.result = result{outcome: quoteAgain}
+		s.result = result{outcome: quoteAgain, detail: "the measurement list does not go on from what was proven"}
 	case out.Verdict.Pass():
 		s.status = passed(s.status, evidence, now)
 		s.result = result{outcome: quoteGood}

@@ -117,6 +117,12 @@ const (
 	openBurst = 30
 	openEvery = 2 * time.Second
 	openKeys  = 100_000
+	// maxHeard is how many agents' last calls are remembered, at some 100 bytes each.
+	maxHeard = 1_000_000
+	// deadlineSlack is by how much a deadline and the clock that nobody sets may differ; clockJump is what two looks of
+	// the scheduler may.
+	deadlineSlack = 50 * time.Millisecond
+	clockJump     = 2 * time.Second
 	// maxToken is more than a session's id and secret have.
 	maxToken = 256
 	// maxPayloadBody is that of the largest payload that is kept, in base64.

@@ -3,6 +3,7 @@ package verifier
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -24,6 +25,32 @@ func (p pacing) silence() time.Duration {
 	return 5 * p.quoteInterval
 }
 
+// heard remembers when agents called, by a clock that nobody sets. It is safe for concurrent use; the zero value is ready.
+type heard struct {
+	mu   sync.Mutex
+	last map[string]time.Time // with their monotonic readings
+}
+
+func (h *heard) note(id string, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.last == nil || len(h.last) >= maxHeard { // forgetting costs no more than a late or early time-out when the clock jumps
+		h.last = map[string]time.Time{}
+	}
+	h.last[id] = now
+}
+
+// left is how much of the time is left that an agent may be silent; 0 when that is not known.
+func (h *heard) left(id string, may time.Duration) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	last, ok := h.last[id]
+	if !ok {
+		return 0
+	}
+	return max(0, may-time.Since(last))
+}
+
 // missed is the round of an agent that has not called. The first one in a run of the verifier only sets the time anew:
 // nobody could call while there was no verifier.
 func (c *cycle) missed(ctx context.Context, l store.Lease, log zerolog.Logger) (time.Time, bool) {
@@ -33,6 +60,10 @@ func (c *cycle) missed(ctx context.Context, l store.Lease, log zerolog.Logger) (
 		round.Status.Run, round.Next = c.run, now.Add(c.pacing.silence())
 		return c.commit(ctx, l, round, log)
 	}
+	if left := c.heard.left(l.Agent.ID, c.pacing.silence()); left > deadlineSlack {
+		round.Next = now.Add(left) // the clock was set forward
+		return c.commit(ctx, l, round, log)
+	}
 	n := afterAbsence(l.Agent.Status, c.pacing, c.labels)
 	round.Status, round.Durable = n.status, true
 	if n.message != "" {
@@ -40,6 +71,34 @@ func (c *cycle) missed(ctx context.Context, l store.Lease, log zerolog.Logger) (
 		round.Events = c.outbox.events(l.Agent, n, now, log)
 	}
 	return c.commit(ctx, l, round, log)
+}
+
+// clockJumped sets the deadlines anew of agents whose silence would go unnoticed, when the clock was set back.
+func (v *Verifier) clockJumped(ctx context.Context, by time.Duration) {
+	v.log.Warn().Dur("ms", by).Msg("Clock was set")
+	if by > 0 || v.calls == nil {
+		return
+	}
+	err := v.eachAgent(ctx, v.cfg.UUID, func(a store.Agent) error {
+		now := time.Now().UTC()
+		latest := now.Add(v.cycle.pacing.silence())
+		if !a.Spec.Push || !a.Due.After(latest) {
+			return nil
+		}
+		l, err := v.calls.store.Lease(ctx, a.ID, v.cycle.run, now, commitTimeout+leaseMargin)
+		if err != nil {
+			return nil // it calls, or was deleted, at this very moment
+		}
+		round := store.Round{Status: l.Agent.Status, State: l.Agent.State, Next: l.Agent.Due}
+		if round.Next.After(latest) {
+			round.Next = latest
+		}
+		v.cycle.commit(ctx, l, round, v.log.With().Str("agent", a.ID).Logger())
+		return nil
+	})
+	if err != nil {
+		v.log.Error().Err(err).Msg("Deadlines not set anew")
+	}
 }
 
 // afterAbsence marks an agent that was silent for too long, until it attests again. A failure that is already known is

@@ -481,3 +481,44 @@ func TestBusyVerifierSaysWhenToComeBack(t *testing.T) {
 		t.Errorf("answered %v", r)
 	}
 }
+
+// NT-89: the verifier's clock is set forward: nobody times out for that.
+func TestClockSetForward(t *testing.T) {
+	t.Parallel()
+	v, a, _ := calling(t, func(c *config.Verifier) { c.QuoteInterval = 400 * time.Millisecond })
+	a.attest(t)
+	v.dueAt(t, "a1", time.Now().Add(-time.Hour)) // as it looks then
+	leases, err := v.store.Claim(t.Context(), v.cfg.UUID, v.cycle.run, time.Now().UTC(), 1, time.Minute)
+	if err != nil || len(leases) != 1 {
+		t.Fatal(leases, err)
+	}
+	if due, ok := v.cycle.do(t.Context(), leases[0]); !ok || time.Until(due) > v.cycle.pacing.silence() {
+		t.Errorf("due at %v, %v", due, ok)
+	}
+	if st := v.status(t, "a1"); st.AttestationStatus != "PASS" {
+		t.Errorf("%s", encode(t, st))
+	}
+}
+
+// NT-89: it is set back: whoever is silent times out all the same.
+func TestClockSetBack(t *testing.T) {
+	t.Parallel()
+	v, a, _ := calling(t)
+	a.attest(t)
+	v.dueAt(t, "a1", time.Now().Add(time.Hour)) // as it looks then
+	v.clockJumped(t.Context(), -time.Hour)
+	v.start(t)
+	v.until(t, "a1", "timeout", func(st api.VerifierAgent) bool { return st.AttestationStatus == "TIMEOUT" })
+}
+
+// dueAt moves an agent's deadline.
+func (tv *testVerifier) dueAt(t *testing.T, id string, at time.Time) {
+	t.Helper()
+	l, err := tv.calls.store.Lease(t.Context(), id, tv.cycle.run, time.Now().UTC(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tv.calls.store.Commit(t.Context(), l, store.Round{Status: l.Agent.Status, State: l.Agent.State, Next: at}, time.Now().UTC()); err != nil {
+		t.Fatal(err)
+	}
+}

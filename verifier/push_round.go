@@ -114,6 +114,7 @@ func (c *calls) judge(ctx context.Context, at *store.Attestation, items []asked,
 	case err != nil:
 		return store.AgentStatus{}, err
 	}
+	c.cycle.heard.note(at.AgentID, time.Now())
 	log := c.log.With().Str("agent", at.AgentID).Uint64("attestation", at.Index).Logger()
 	if err := c.stillAwaited(ctx, l, at); err != nil {
 		return l.Agent.Status, c.release(ctx, l, err, log)
@@ -171,7 +172,7 @@ func (c *calls) appraise(ctx context.Context, a store.Agent, items []asked, evid
 		return s, err
 	}
 	if set.Mask()&^challenge.Mask != 0 || challenge.Entry != 0 && challenge.Entry != a.State.NextEntry {
-		s.result = result{outcome: quoteAgain}
+		s.result = result{outcome: quoteAgain, detail: "policy or state changed after the challenge"}
 		return s, nil
 	}
 	s.status = judgedBy(s.status, a.Spec, set)

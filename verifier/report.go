@@ -20,7 +20,7 @@ func (c *cycle) report(log zerolog.Logger, id string, s step, n next) {
 	case quoteBad:
 		c.reportVerdict(log, s)
 	case quoteAgain:
-		log.Info().Msg("Measurement list does not continue; asking for all of it")
+		log.Info().Str("reason", s.result.detail).Msg("Nothing decided; asking again")
 	default:
 		log.Warn().Int("attempt", n.status.Retries).Str("reason", s.result.detail).Msg("Agent did not give a quote")
 	}

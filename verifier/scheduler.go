@@ -19,6 +19,9 @@ type scheduler struct {
 	log   zerolog.Logger
 	kick  chan struct{} // capacity 1: look again now
 	looks atomic.Int64  // when the next look is, Unix nanoseconds
+
+	last   time.Time // of the looks
+	jumped func(ctx context.Context, by time.Duration)
 }
 
 // feed is one kind of work.
@@ -80,6 +83,11 @@ func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) {
 
 // look starts what is due and returns how long there is nothing more to do.
 func (s *scheduler) look(ctx, jobs context.Context, wg *sync.WaitGroup) time.Duration {
+	now := time.Now()
+	if by := jump(s.last, now); by.Abs() > clockJump && s.jumped != nil {
+		s.jumped(ctx, by)
+	}
+	s.last = now
 	s.looks.Store(math.MaxInt64) // whatever becomes due while we look may be missed
 	wait := maxIdle
 	for _, f := range s.feeds {
@@ -92,6 +100,14 @@ func (s *scheduler) look(ctx, jobs context.Context, wg *sync.WaitGroup) time.Dur
 	}
 	s.looks.Store(time.Now().Add(wait).UnixNano())
 	return wait
+}
+
+// jump is by how much the clock was set between two times that it gave.
+func jump(before, now time.Time) time.Duration {
+	if before.IsZero() {
+		return 0
+	}
+	return now.Round(0).Sub(before.Round(0)) - now.Sub(before) // without and with the monotonic readings
 }
 
 // serve starts the jobs of one feed that are due, as far as there are slots, and returns how long none will be.

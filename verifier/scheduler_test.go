@@ -256,3 +256,18 @@ func TestSchedulerDrains(t *testing.T) {
 		}
 	}
 }
+
+func TestJumpOfTheClock(t *testing.T) {
+	t.Parallel()
+	before := time.Now()
+	if by := jump(before, before.Add(time.Second)); by != 0 {
+		t.Errorf("time that passed is a jump of %v", by)
+	}
+	if by := jump(time.Time{}, before); by != 0 {
+		t.Errorf("the first look is a jump of %v", by)
+	}
+	// A time without a monotonic reading differs from one with it by what the clock was set.
+	if by := jump(before, before.Add(-time.Hour).Round(0)); by != 0 {
+		t.Errorf("without readings there is nothing to compare: %v", by)
+	}
+}

@@ -101,6 +101,7 @@ func New(ctx context.Context, cfg config.Verifier, s store.Verifier, o Options) 
 		return nil, err
 	}
 	v.scheduler = newScheduler(o.Log, v.rounds(), v.deliveries())
+	v.scheduler.jumped = v.clockJumped
 	return v, nil
 }
 
