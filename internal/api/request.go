@@ -23,6 +23,8 @@ const (
 	largeAnswer = 128 << 20 // policies and lists of every agent; the upload cap plus its encoding
 	// quoteAnswer bounds one integrity quote: an IMA list of 64 MiB and a UEFI log of 1 MiB, with JSON's escapes.
 	quoteAnswer = 80 << 20
+	// payloadAnswer bounds a payload: 2 MiB of base64 and its keys.
+	payloadAnswer = 12 << 20
 )
 
 // ErrMalformed is an answer that is not the API's: no JSON envelope, results of another shape, or too large.
@@ -35,6 +37,7 @@ type Error struct {
 	Method, URL string // the request, without its query
 	JSON        bool   // the answer was an envelope, and Message is its status text
 	RetryAfter  string // the header of that name
+	Code        string // of a JSON:API error, as "challenges_expired"
 }
 
 func (e *Error) Error() string {
@@ -57,7 +60,8 @@ func URL(scheme, host string, port int) string {
 }
 
 // caller sends requests to one server. The http.Client decides about TLS, time-outs and connections; redirects are
-// never followed, and no Authorization header is ever sent: its presence would switch off certificate identity.
+// never followed, and no Authorization header is sent but that of a request with a token: its presence switches off
+// certificate identity.
 type caller struct {
 	base string
 	http *http.Client
@@ -76,6 +80,11 @@ type request struct {
 	query  string // as it stands on the wire
 	body   any    // nil = none
 	limit  int64  // cap on the answer; 0 = smallAnswer
+
+	kind   string    // media type of body and answer; "" = application/json
+	token  string    // bearer token; "" = none
+	stream io.Reader // the body, instead of body
+	length int64     // of the stream, in bytes
 }
 
 func path(segments ...string) string {
@@ -173,6 +182,9 @@ func (c caller) build(ctx context.Context, r request) (*http.Request, error) {
 		}
 		body = bytes.NewReader(data)
 	}
+	if r.stream != nil {
+		body = r.stream
+	}
 	target := c.base + r.path
 	if r.query != "" {
 		target += "?" + r.query
@@ -181,10 +193,17 @@ func (c caller) build(ctx context.Context, r request) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if r.stream != nil {
+		req.ContentLength = r.length
 	}
-	req.Header.Set("Accept", "application/json")
+	kind := cmp.Or(r.kind, "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", kind)
+	}
+	req.Header.Set("Accept", kind)
+	if r.token != "" {
+		req.Header.Set("Authorization", "Bearer "+r.token)
+	}
 	return req, nil
 }
 
@@ -218,6 +237,7 @@ func answeredError(r request, base string, status int, text string) *Error {
 		Errors []struct {
 			Detail string `json:"detail"`
 			Title  string `json:"title"`
+			Code   string `json:"code"`
 		} `json:"errors"`
 	}
 	if json.Unmarshal([]byte(text), &env) != nil {
@@ -228,7 +248,8 @@ func answeredError(r request, base string, status int, text string) *Error {
 	case env.Status != nil:
 		e.Message = printable(*env.Status)
 	case len(env.Errors) > 0:
-		e.Message = printable(env.Errors[0].Title + ": " + env.Errors[0].Detail)
+		first := env.Errors[0]
+		e.Message, e.Code = printable(cmp.Or(first.Title, first.Code)+": "+first.Detail), first.Code
 	}
 	return e
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,6 +62,8 @@ type Agent struct {
 
 	KeyFilePermissions string // warn or refuse
 
+	Calling Calling
+
 	BackoffInitialDelay time.Duration
 	BackoffMaxRetries   int
 	BackoffMaxDelay     time.Duration
@@ -111,7 +114,7 @@ func (a *Agent) options() []option {
 		{"exponential_backoff_initial_delay", millis(&a.BackoffInitialDelay, 10*time.Second), "first delay before registration is tried again, in milliseconds"},
 		{"exponential_backoff_max_retries", integer(&a.BackoffMaxRetries, 5, 0, 1_000_000), "registration attempts after the first"},
 		{"exponential_backoff_max_delay", millis(&a.BackoffMaxDelay, 300*time.Second), "longest such delay, in milliseconds"},
-	}, a.laterOptions())
+	}, a.Calling.options(), a.laterOptions())
 }
 
 // laterOptions are those that this release knows but does not implement.
@@ -127,17 +130,6 @@ func (a *Agent) laterOptions() []option {
 		{"iak_password", later(""), "its password"},
 		{"iak_cert", later("default"), "certificate of the IAK"},
 		{"idevid_cert", later("default"), "certificate of the IDevID"},
-		{"registrar_tls_enabled", unsupported("false"), "push: register over HTTPS"},
-		{"registrar_tls_port", later("8891"), "push: HTTPS port of the registrar"},
-		{"registrar_tls_ca_cert", later("default"), "push: CA of the registrar"},
-		{"registrar_api_versions", later("default"), "push: API versions spoken to the registrar"},
-		{"attestation_interval_seconds", later("60"), "push: pause between attestations"},
-		{"verifier_url", later("https://localhost:8881"), "push: verifier"},
-		{"verifier_tls_ca_cert", later("default"), "push: CA of the verifier"},
-		{"certification_keys_server_identifier", later("ak"), "push: key identifier"},
-		{"uefi_logs_evidence_version", later("2.1"), "push: event log version"},
-		{"tls_accept_invalid_certs", unsupported("false"), "push: accept any server certificate"},
-		{"tls_accept_invalid_hostnames", unsupported("false"), "push: accept any server name"},
 		{"tls_dir", ignored("default"), "read by nothing"},
 		{"measure_payload_pcr", ignored(""), "retired"},
 		{"exponential_backoff", ignored(""), "retired"},
@@ -188,7 +180,8 @@ func (a *Agent) finish(dir string) (warnings []string, errs []error) {
 	}
 	a.TPMEncryptionAlg = normalEncryption(a.TPMEncryptionAlg)
 	warnings, errs = checkFiles(a.KeyFilePermissions, a.ServerKey, a.PayloadKey)
-	return warnings, append(errs, a.validate()...)
+	moreWarnings, moreErrs := a.Calling.finish(abs)
+	return append(warnings, moreWarnings...), slices.Concat(errs, moreErrs, a.validate())
 }
 
 // normalEncryption gives each kind of endorsement key one name.
