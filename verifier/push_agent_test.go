@@ -2,13 +2,13 @@ package verifier
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,21 +75,23 @@ func (a *callingAgent) enrolment(policy string) api.EnrolRequest {
 func (a *callingAgent) join(t testing.TB, v *testVerifier, req api.EnrolRequest) {
 	t.Helper()
 	v.add(t, a.asTenant(), req)
-	a.login(t, v)
+	a.login(t)
 }
 
-// login opens a session as if the agent had proven its AK.
-func (a *callingAgent) login(t testing.TB, v *testVerifier) {
+// login proves that the agent holds its AK, and keeps the token.
+func (a *callingAgent) login(t testing.TB) {
 	t.Helper()
-	var id, secret [16]byte
-	_, _ = rand.Read(id[:])
-	_, _ = rand.Read(secret[:])
-	session := fmt.Sprintf("%x-%x-4%x-8%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
-	session = session[:14] + "4" + session[15:19] + "8" + session[20:]
-	a.token = session + "." + base64.RawURLEncoding.EncodeToString(append(secret[:], secret[:]...))
+	id, nonce := challengeOf(t, a.ask(t))
+	a.token = sessionResult(t, a.prove(t, id, nonce, nil)).Token
+}
+
+// lend gives the agent a session without a proof, for agents whose TPM is not here.
+func (a *callingAgent) lend(t testing.TB, v *testVerifier) {
+	t.Helper()
+	const session = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
+	a.token = session + "." + strings.Repeat("x", 43)
 	hash := sha256.Sum256([]byte(a.token))
-	err := v.calls.store.OpenSession(t.Context(), store.Session{ID: session, AgentID: a.id, TokenHash: hash[:], Expires: time.Now().Add(time.Hour)})
-	if err != nil {
+	if err := v.store.OpenSession(t.Context(), store.Session{ID: session, AgentID: a.id, TokenHash: hash[:], Expires: time.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 }

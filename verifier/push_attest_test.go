@@ -27,25 +27,16 @@ func calling(t testing.TB, change ...func(*config.Verifier)) (*testVerifier, *ca
 		c(&cfg)
 	}
 	v := newVerifier(t, cfg, openStore(t))
-	v.needCalls(t)
 	base, admin := v.serve(t)
 	a := startCalling(t, base, "a1")
 	a.join(t, v, a.enrolment(a.policy("/usr/bin/good")))
 	return v, a, admin
 }
 
-// needCalls skips the test with a store that keeps nothing of agents that call in.
-func (tv *testVerifier) needCalls(t testing.TB) {
-	t.Helper()
-	if tv.calls == nil {
-		t.Skip("the store keeps no attestations")
-	}
-}
-
 // kept is the attestation on record.
 func (tv *testVerifier) kept(t testing.TB, id string, index uint64) store.Attestation {
 	t.Helper()
-	at, err := tv.calls.store.Attestation(t.Context(), id, index)
+	at, err := tv.store.Attestation(t.Context(), id, index)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +114,6 @@ func TestCallingAgentWithEveryPolicy(t *testing.T) {
 	t.Parallel()
 	cfg := bootConfig(t, "example")
 	v := newVerifier(t, cfg, openStore(t))
-	v.needCalls(t)
 	base, _ := v.serve(t)
 	a := startCalling(t, base, "a1")
 	chain := fleet.NewBootChain("1")
@@ -227,7 +217,7 @@ func TestPaceOfAttestations(t *testing.T) {
 	if r.status != 429 || r.code() != "premature_attestation" || r.retry != "30" && r.retry != "29" {
 		t.Errorf("answered %v, Retry-After %q", r, r.retry)
 	}
-	if _, err := v.calls.store.Attestation(t.Context(), "a1", 1); err == nil {
+	if _, err := v.store.Attestation(t.Context(), "a1", 1); err == nil {
 		t.Error("a premature attestation is on record")
 	}
 }
@@ -243,7 +233,7 @@ func TestEvidenceThatNeverComes(t *testing.T) {
 	if r.status != 429 || r.code() != "premature_attestation" || r.retry == "" {
 		t.Errorf("answered %v, Retry-After %q", r, r.retry)
 	}
-	list, err := v.calls.store.Attestations(t.Context(), "a1", 1<<62, 100)
+	list, err := v.store.Attestations(t.Context(), "a1", 1<<62, 100)
 	if err != nil || len(list) != 1 || list[0].Index != openBurst-1 {
 		t.Errorf("%d records, %v", len(list), err)
 	}
@@ -492,6 +482,67 @@ func TestPolicyChangesBetweenChallengeAndEvidence(t *testing.T) {
 	}
 }
 
+// A measurement list beyond what is kept of an attestation is judged, and left out of its record alone.
+func TestLargeListIsJudgedAndNotKept(t *testing.T) {
+	t.Parallel()
+	v, a, _ := calling(t)
+	for range 20_000 {
+		a.measure(t, "/usr/bin/good")
+	}
+	r := a.attest(t)
+	if n := strings.Count(string(r.body), "/usr/bin/good"); n != 20_000 {
+		t.Errorf("%d entries are acknowledged", n)
+	}
+	at := v.kept(t, "a1", 0)
+	if at.Evaluation != store.EvaluationPass || at.Items[0].Data == nil || at.Items[1].Data != nil {
+		t.Errorf("record is %s, quote of %d bytes, list of %d", at.Evaluation, len(at.Items[0].Data), len(at.Items[1].Data))
+	}
+	a.measure(t, "/evil")
+	a.attest(t)
+	v.wantFailure(t, 1, "ima.validation.ima-ng.not_in_allowlist", "policy_violation")
+}
+
+// A signed policy works as for polled agents: the same loader reads it.
+func TestSignedPolicyOfCallingAgent(t *testing.T) {
+	t.Parallel()
+	v, a, _ := calling(t)
+	b := startCalling(t, a.base, "b1")
+	signed := newSigner(t)
+	req := b.enrolment(string(signed.sign(t, b.policy("/usr/bin/good")).Encode()))
+	req.RuntimePolicyKey = new(base64.StdEncoding.EncodeToString([]byte(signed.public.PEM())))
+	b.join(t, v, req)
+	b.measure(t, "/usr/bin/good")
+	b.attest(t)
+	if st := v.status(t, "b1"); st.AttestationStatus != "PASS" || st.HasRuntimePolicy != 1 {
+		t.Errorf("%s", encode(t, st))
+	}
+	b.measure(t, "/evil")
+	b.attest(t)
+	if st := v.status(t, "b1"); st.AttestationStatus != "FAIL" {
+		t.Errorf("%s", encode(t, st))
+	}
+}
+
+// A policy that is proposed cannot be tried on agents that are not asked: that is said, and nothing is guessed.
+func TestProposedPolicyAndCallingAgent(t *testing.T) {
+	t.Parallel()
+	v, a, _ := calling(t)
+	got := v.cycle.check(t.Context(), v.stored(t, a.id), nil)
+	if got.Verdict != api.CheckUnreachable || !strings.Contains(got.Detail, "calls in") || got.Status != "PENDING" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// stored is the agent as the store has it.
+func (tv *testVerifier) stored(t testing.TB, id string) store.Agent {
+	t.Helper()
+	a, err := tv.store.Agent(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
 // Agents of both kinds live on one verifier.
 func TestMixedFleet(t *testing.T) {
 	t.Parallel()
@@ -524,7 +575,7 @@ func TestPolledAgentDoesNotCallIn(t *testing.T) {
 	polled := startAgent(t, "p1")
 	v.add(t, polled, polled.enrolment(""))
 	b := &callingAgent{id: "p1", tpm: polled.tpm, list: polled.list, base: a.base, client: a.client}
-	b.login(t, v)
+	b.lend(t, v)
 	if r := b.open(t); r.status != 403 || r.code() != "agent_attestations_disabled" || !strings.Contains(string(r.body), "pull model") {
 		t.Errorf("answered %v", r)
 	}

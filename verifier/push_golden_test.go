@@ -58,14 +58,13 @@ func callAgain(t *testing.T, life, bootEngine string) {
 	cfg.MeasuredBootEngine = bootEngine
 	cfg.QuoteInterval = 2 * time.Second
 	v := newVerifier(t, cfg, openStore(t))
-	v.needCalls(t)
 	base, admin := v.serve(t)
 	read := func(name string) recorded.Exchange { return recorded.Glob(t, "wire/"+life+"/"+name+"-*.json")[0] }
 
 	replay(t, base, admin, read("010"), nil)
 	compareStatus(t, replay(t, base, admin, read("011"), nil), read("011"), nil)
 	c := &recordedCaller{t: t, v: v, life: life, agent: callingAgent{id: recordedID, base: base, client: clientWith(t)}}
-	c.agent.login(t, v)
+	c.agent.lend(t, v)
 
 	for _, pair := range [][2]string{{"012", "013"}, {"014", "015"}, {"016", "017"}, {"018", "019"}} {
 		c.opens(read(pair[0]), read(pair[1]))
@@ -101,14 +100,17 @@ func callAgain(t *testing.T, life, bootEngine string) {
 		t.Errorf("%v good attestations", n)
 	}
 	replay(t, base, admin, read("033"), nil)
-	c.agent.token = ""
+	// The session went with the agent; the recorded one outlived it, and its request was answered 404.
+	if r := c.send(c.agent.attestations(), []byte(read("034").Request.Body)); r.status != 401 {
+		t.Errorf("after the deletion: %v", r)
+	}
 	replay(t, base, admin, read("035"), nil)
 }
 
 // wantRecordedFailure wants an attestation to have failed for the file that was tampered with.
 func (tv *testVerifier) wantRecordedFailure(t *testing.T, index uint64) {
 	t.Helper()
-	at, err := tv.calls.store.Attestation(t.Context(), recordedID, index)
+	at, err := tv.store.Attestation(t.Context(), recordedID, index)
 	if err != nil || at.Evaluation != "fail" || !strings.HasPrefix(at.EventID, "ima.validation.ima-ng.") || at.FailureReason != "policy_violation" {
 		t.Errorf("attestation %d: %s, %s, %s, %v", index, at.Evaluation, at.EventID, at.FailureReason, err)
 	}

@@ -318,7 +318,7 @@ func TestSilentAgentTimesOut(t *testing.T) {
 	if st.LastEventID == nil || *st.LastEventID != eventNotReachable {
 		t.Errorf("%s", encode(t, st))
 	}
-	notices, err := v.calls.store.Notices(t.Context(), channelPush, 0, 10)
+	notices, err := v.store.Notices(t.Context(), channelPush, 0, 10)
 	if err != nil || len(notices) != 1 || !strings.Contains(string(notices[0].Message), "comm_error") {
 		t.Errorf("%d notices, %v", len(notices), err)
 	}
@@ -343,7 +343,7 @@ func TestTimeoutDoesNotHideFailure(t *testing.T) {
 	if st := v.status(t, "a1"); st.AttestationStatus != "FAIL" || *st.LastEventID != *before.LastEventID {
 		t.Errorf("%s", encode(t, st))
 	}
-	if notices, err := v.calls.store.Notices(t.Context(), channelPush, 0, 10); err != nil || len(notices) != 1 {
+	if notices, err := v.store.Notices(t.Context(), channelPush, 0, 10); err != nil || len(notices) != 1 {
 		t.Errorf("%d notices, %v", len(notices), err)
 	}
 }
@@ -514,11 +514,11 @@ func TestClockSetBack(t *testing.T) {
 // dueAt moves an agent's deadline.
 func (tv *testVerifier) dueAt(t *testing.T, id string, at time.Time) {
 	t.Helper()
-	l, err := tv.calls.store.Lease(t.Context(), id, tv.cycle.run, time.Now().UTC(), time.Minute)
+	l, err := tv.store.Lease(t.Context(), id, tv.cycle.run, time.Now().UTC(), time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tv.calls.store.Commit(t.Context(), l, store.Round{Status: l.Agent.Status, State: l.Agent.State, Next: at}, time.Now().UTC()); err != nil {
+	if err := tv.store.Commit(t.Context(), l, store.Round{Status: l.Agent.Status, State: l.Agent.State, Next: at}, time.Now().UTC()); err != nil {
 		t.Fatal(err)
 	}
 }

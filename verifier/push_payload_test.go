@@ -192,7 +192,7 @@ func TestNoticeBoardIsCleared(t *testing.T) {
 			v.outbox.deliver(t.Context(), e)
 		}
 	}
-	if n, err := v.calls.store.Notices(t.Context(), channelPush, 0, 10); err != nil || len(n) != 0 {
+	if n, err := v.store.Notices(t.Context(), channelPush, 0, 10); err != nil || len(n) != 0 {
 		t.Errorf("%d notices, %v", len(n), err)
 	}
 }
