@@ -155,6 +155,7 @@ const negativeTests = `
 	20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 3A 3B 3C 3D
 	40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59
 	60 61 62 63 64 65 66 67 68 69 70 71 72 73
+	80 81 82 83 84 85 86 87 88 89 8A 8B
 	90 91 92 93 94 95 97 98`
 
 // TestNegativeTests holds that each known attack has a test that names it.

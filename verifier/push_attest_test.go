@@ -581,6 +581,20 @@ func TestPolledAgentDoesNotCallIn(t *testing.T) {
 	}
 }
 
+// A verifier that only asks has no such routes.
+func TestNoAttestationsWhereAgentsAreOnlyAsked(t *testing.T) {
+	t.Parallel()
+	cfg := fastConfig(t)
+	cfg.Push.Mode = api.ModePull
+	v := newVerifier(t, cfg, openStore(t))
+	base, admin := v.serve(t)
+	for _, path := range []string{"/attestations", "/attestations/latest", "/attestations/0", "/payload"} {
+		if r := exchange(t, admin, "", "GET", base+"/v3.0/agents/a1"+path, nil); r.status != 404 || len(r.body) != 0 {
+			t.Errorf("%s: %v", path, r)
+		}
+	}
+}
+
 func TestStopAndReactivate(t *testing.T) {
 	t.Parallel()
 	v, a, _ := calling(t)

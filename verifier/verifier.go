@@ -159,7 +159,9 @@ func (v *Verifier) openChannels(ctx context.Context, client *tls.Config) (map[st
 		switch name {
 		case channelAgent:
 			channels[name] = newAgentChannel(v.store, v.pool, v.cfg.UUID, v.cfg.MaxRetries)
-			channels[channelPush] = noticeBoard{}
+			if v.calls != nil {
+				channels[channelPush] = noticeBoard{}
+			}
 		case channelWebhook:
 			if r.WebhookURL == "" {
 				v.log.Warn().Msg("Revocation channel webhook is enabled, but webhook_url is empty; nothing is posted")
