@@ -88,4 +88,3 @@ func TestEvidenceIsJudgedOnce(t *testing.T) {
 		t.Errorf("%d attestations", st.AttestationCount)
 	}
 }
-
