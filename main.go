@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -33,12 +34,13 @@ import (
 func main() { os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
 
 // aliases are upstream's program names: a link of that name to this executable starts the role as theirs does.
-var aliases = map[string]string{
-	"keylime_agent":     "agent",
-	"keylime_registrar": "registrar",
-	"keylime_verifier":  "verifier",
-	"keylime_tenant":    "tenant",
-	"keylime-policy":    "policy",
+var aliases = map[string][]string{
+	"keylime_agent":     {"agent"},
+	agent.PushName:      {"agent", "--push"},
+	"keylime_registrar": {"registrar"},
+	"keylime_verifier":  {"verifier"},
+	"keylime_tenant":    {"tenant"},
+	"keylime-policy":    {"policy"},
 }
 
 // run executes one command line and returns the exit status. The first interrupt or SIGTERM ends it in an orderly way,
@@ -49,7 +51,7 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	context.AfterFunc(ctx, stop)
 
 	if role, ok := aliases[filepath.Base(args[0])]; ok {
-		args = append([]string{"keylime", role}, args[1:]...)
+		args = slices.Concat([]string{"keylime"}, role, args[1:])
 	}
 	app := &cli.App{
 		Name:    "keylime",

@@ -21,6 +21,7 @@ import (
 
 	"keylime/internal/api"
 	"keylime/internal/config"
+	"keylime/internal/pki"
 	"keylime/internal/web"
 	"keylime/tpm"
 	"keylime/tpm/device"
@@ -31,6 +32,11 @@ type Config struct {
 	config.Agent
 	TCTI     string       // the TPM, as device.Open names it; "" = the kernel's
 	Listener net.Listener // where requests come in; nil = listen on IP and Port once registered
+
+	// Push has the agent call its verifiers instead of listening.
+	Push bool
+	// Once, unless nil, has it attest once, and is told what came of it; Run then returns.
+	Once func(Verdict)
 }
 
 // agent is a running agent, as far as it has come.
@@ -62,7 +68,7 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) (err error) {
 		}
 		err = errors.Join(err, a.close())
 	}()
-	for _, step := range []func(context.Context) error{a.prepare, a.openTPM, a.identify, a.openKeys, a.register, a.serve} {
+	for _, step := range a.steps() {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -70,9 +76,17 @@ func Run(ctx context.Context, cfg Config, log zerolog.Logger) (err error) {
 	return nil
 }
 
+// steps are what an agent does from its start on.
+func (a *agent) steps() []func(context.Context) error {
+	if a.cfg.Push {
+		return []func(context.Context) error{a.prepare, a.openTPM, a.identify, a.register, a.call}
+	}
+	return []func(context.Context) error{a.prepare, a.openTPM, a.identify, a.openKeys, a.register, a.serve}
+}
+
 // prepare does what needs root, and gives it up.
 func (a *agent) prepare(context.Context) error {
-	if err := checkConfig(a.cfg.Agent); err != nil {
+	if err := checkConfig(a.cfg); err != nil {
 		return err
 	}
 	owner := currentIdentity()
@@ -85,7 +99,9 @@ func (a *agent) prepare(context.Context) error {
 	}
 	a.logs = openLogs(a.cfg.IMAMLPath, a.cfg.MeasuredBootMLPath, a.log)
 	var err error
-	if a.secure, err = openSecureDir(filepath.Join(a.cfg.KeylimeDir, "secure"), a.cfg.SecureSize, owner); err != nil {
+	if a.cfg.Once != nil {
+		// A single attestation takes no payload: there is nothing to keep safe.
+	} else if a.secure, err = openSecureDir(filepath.Join(a.cfg.KeylimeDir, "secure"), a.cfg.SecureSize, owner); err != nil {
 		return err
 	}
 	if a.cfg.UUID, err = replaceDMI(a.cfg.UUID, productUUID); err != nil {
@@ -106,8 +122,8 @@ func (a *agent) prepare(context.Context) error {
 }
 
 // checkConfig refuses what cannot work or must not.
-func checkConfig(cfg config.Agent) error {
-	if !cfg.EnableAgentMTLS && cfg.PayloadScript != "" && !cfg.EnableInsecurePayload {
+func checkConfig(cfg Config) error {
+	if !cfg.Push && !cfg.EnableAgentMTLS && cfg.PayloadScript != "" && !cfg.EnableInsecurePayload {
 		return errors.New("agent mTLS is disabled, so anybody could send a payload: to run its script all the same 'enable_insecure_payload' has to be set to 'True', or else set payload_script to nothing")
 	}
 	if cfg.EncKeyname == cfg.DecPayloadFile {
@@ -181,7 +197,7 @@ func (a *agent) identify(ctx context.Context) (err error) {
 		return err
 	}
 	a.log = a.log.With().Str("agent", a.id).Logger()
-	a.versions = servedVersions(a.cfg.APIVersions, a.log)
+	a.versions = spokenVersions("api_versions", a.cfg.APIVersions, a.log)
 	return nil
 }
 
@@ -211,23 +227,34 @@ func (a *agent) openKeys(ctx context.Context) (err error) {
 }
 
 func (a *agent) register(ctx context.Context) error {
-	request, err := registerRequest(a.ek, a.attester.loaded(), a.cfg.ContactIP, a.cfg.ContactPort, a.mtlsCert)
+	mtlsCert := a.mtlsCert
+	if a.cfg.Push {
+		mtlsCert = "disabled"
+	}
+	request, err := registerRequest(a.ek, a.attester.loaded(), a.cfg.ContactIP, a.cfg.ContactPort, mtlsCert)
 	if err != nil {
 		return err
 	}
 	transport := &http.Transport{DisableKeepAlives: true} // no proxy: the registrar is in the operator's network
-	client := &http.Client{Timeout: registrarTimeout, Transport: transport}
+	if a.cfg.Calling.RegistrarTLS {
+		if transport.TLSClientConfig, err = pki.ClientTLS(pki.ClientFiles{ServerCAs: a.cfg.Calling.RegistrarCAs}); err != nil {
+			return fmt.Errorf("registrar_tls_ca_cert: %w", err)
+		}
+	}
 	return registration{
-		client:   api.NewRegistrar(api.URL("http", a.cfg.RegistrarIP, a.cfg.RegistrarPort), client),
+		client:   api.NewRegistrar(api.URL(a.cfg.RegistrarAddress()), &http.Client{Timeout: registrarTimeout, Transport: transport}),
 		agentID:  a.id,
-		versions: a.versions,
+		versions: spokenVersions("registrar_api_versions", a.cfg.Calling.RegistrarVersions, a.log),
 		request:  request,
-		activate: func(ctx context.Context, blob []byte) ([]byte, error) {
-			return a.tpm.ActivateCredential(ctx, a.ek, a.attester.loaded(), blob)
-		},
-		retry: a.backoff(),
-		log:   a.log,
+		activate: a.activate,
+		retry:    a.backoff(),
+		log:      a.log,
 	}.run(ctx)
+}
+
+// activate opens a credential that was made for this TPM's EK and AK.
+func (a *agent) activate(ctx context.Context, blob []byte) ([]byte, error) {
+	return a.tpm.ActivateCredential(ctx, a.ek, a.attester.loaded(), blob)
 }
 
 // serve answers requests and carries out what they ask for until ctx ends.
@@ -289,7 +316,7 @@ func (a *agent) newPayloads(r *revoker) *payloads {
 			secure: a.secure.path, keyName: a.cfg.EncKeyname, payloadName: a.cfg.DecPayloadFile,
 			extract: a.cfg.ExtractPayloadZip, log: a.log,
 		},
-		script: a.cfg.PayloadScript, enabled: a.cfg.EnableAgentMTLS || a.cfg.EnableInsecurePayload,
+		script: a.cfg.PayloadScript, enabled: a.cfg.Push || a.cfg.EnableAgentMTLS || a.cfg.EnableInsecurePayload,
 		revoker: r, agentID: a.id, log: a.log, queue: make(chan delivery, 1),
 	}
 }
@@ -310,8 +337,8 @@ func (a *agent) close() error {
 	return err
 }
 
-// servedVersions reads the option api_versions: default (all), latest, or a list.
-func servedVersions(option string, log zerolog.Logger) []string {
+// spokenVersions reads an option that lists API versions: default (all), latest, or a list.
+func spokenVersions(name, option string, log zerolog.Logger) []string {
 	all := api.AgentVersions
 	switch option {
 	case "", "default":
@@ -319,18 +346,18 @@ func servedVersions(option string, log zerolog.Logger) []string {
 	case "latest":
 		return all[len(all)-1:]
 	}
-	var served []string
+	var spoken []string
 	for _, version := range splitNames(option) {
 		if slices.Contains(all, version) {
-			served = append(served, version)
+			spoken = append(spoken, version)
 		} else {
-			log.Warn().Str("version", version).Msg("api_versions names a version that this agent does not serve")
+			log.Warn().Str("option", name).Str("version", version).Msg("a version is listed that this agent does not speak")
 		}
 	}
-	if served == nil {
-		log.Warn().Str("api_versions", option).Msg("no version is left: serving all")
+	if spoken == nil {
+		log.Warn().Str("option", name).Str("value", option).Msg("no version is left: all are spoken")
 		return all
 	}
-	slices.Sort(served) // one digit on each side of the point
-	return slices.Compact(served)
+	slices.Sort(spoken) // one digit on each side of the point
+	return slices.Compact(spoken)
 }

@@ -99,13 +99,13 @@ func (e evidence) write(w io.Writer) error {
 		return err
 	}
 	if e.uefi != nil {
-		_, err := writeMember(w, "mb_measurement_list", e.uefi, base64.NewEncoder(base64.StdEncoding, w))
+		_, err := writeNext(w, "mb_measurement_list", e.uefi, base64.NewEncoder(base64.StdEncoding, w))
 		if err != nil {
 			return fmt.Errorf("send the measured boot log: %w", err)
 		}
 	}
 	if e.ima != nil {
-		n, err := writeMember(w, "ima_measurement_list", e.ima, &jsonText{w: w})
+		n, err := writeNext(w, "ima_measurement_list", e.ima, &jsonText{w: w})
 		if err == nil && n != e.ima.Size() {
 			err = io.ErrUnexpectedEOF
 		}
@@ -117,10 +117,18 @@ func (e evidence) write(w io.Writer) error {
 	return err
 }
 
-// writeMember writes one more member of an object: a string with a log in it, as the encoder, which writes to w, has
-// it. It returns the log's length. Reads are as long as the kernel's files like them.
+// writeNext is writeMember behind other members.
+func writeNext(w io.Writer, name string, log io.Reader, encoder io.WriteCloser) (int64, error) {
+	if _, err := io.WriteString(w, ","); err != nil {
+		return 0, err
+	}
+	return writeMember(w, name, log, encoder)
+}
+
+// writeMember writes a member of an object: a string with a log in it, as the encoder, which writes to w, has it. It
+// returns the log's length. Reads are as long as the kernel's files like them.
 func writeMember(w io.Writer, name string, log io.Reader, encoder io.WriteCloser) (int64, error) {
-	if _, err := fmt.Fprintf(w, `,"%s":"`, name); err != nil {
+	if _, err := fmt.Fprintf(w, `"%s":"`, name); err != nil {
 		return 0, err
 	}
 	// Without their other methods, neither end takes the copy out of this buffer's hands.

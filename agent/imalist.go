@@ -58,6 +58,42 @@ func (l *measurementList) from(entry uint64) (listWindow, error) {
 	return listWindow{first: entry, text: io.NewSectionReader(l.file, start, size-start)}, nil
 }
 
+// complete is how many entries the list has by now. A last line without its end is not counted.
+func (l *measurementList) complete() (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, err := l.extend(); err != nil {
+		return 0, fmt.Errorf("read the IMA list: %w", err)
+	}
+	return l.lines, nil
+}
+
+// entries returns the complete entries from one on, at most count unless that is nil, and how many they are. An entry
+// beyond the list gives the whole list, as for from.
+func (l *measurementList) entries(first uint64, count *uint64) (listWindow, uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, err := l.extend(); err != nil {
+		return listWindow{}, 0, fmt.Errorf("read the IMA list: %w", err)
+	}
+	if first > l.lines {
+		first = 0
+	}
+	last := l.lines
+	if count != nil {
+		last = first + min(*count, l.lines-first)
+	}
+	start, err := l.locate(first)
+	if err != nil {
+		return listWindow{}, 0, fmt.Errorf("find entry %d of the IMA list: %w", first, err)
+	}
+	end, err := l.locate(last)
+	if err != nil {
+		return listWindow{}, 0, fmt.Errorf("find entry %d of the IMA list: %w", last, err)
+	}
+	return listWindow{first: first, text: io.NewSectionReader(l.file, start, end-start)}, last - first, nil
+}
+
 // extend counts the lines that came since the last call and returns the offset of the file's end.
 func (l *measurementList) extend() (size int64, err error) {
 	size, err = l.scan()

@@ -24,8 +24,10 @@ const (
 	quoteTimeout     = 40 * time.Second // one quote, its wait for the TPM included; verifiers wait 60 s
 	quoteTime        = 90 * time.Second // the whole exchange of a quote, a long list sent to the end
 	hostLookupLimit  = 5 * time.Second
-	maxRegistrarWait = time.Hour // upper bound for a Retry-After
+	maxRetryAfter    = time.Hour // upper bound for a Retry-After
 	registrarTimeout = time.Minute
+	maxCallPause     = 7 * 24 * 60 * 60 // seconds; a verifier that says to come again in a year is not obeyed
+	bootTimeFile     = "boot_time"      // in keylime_dir: when this boot began
 )
 
 // limits are the listener's. An agent has two or three peers, which keep their connections.

@@ -20,24 +20,42 @@ type attester struct {
 	ek   device.EKOptions
 	blob device.AKBlob
 	bank tpm.Hash // of the PCRs and of the signature
-	data []byte   // digest of the transport key's text, for PCR 16
+	data []byte   // digest of the transport key's text, for PCR 16; nil when there is none to bind
 	log  zerolog.Logger
 
 	mu sync.Mutex
 	ak *device.AK
 }
 
-// quote quotes the mask's PCRs and PCR 16, bound to the nonce.
-func (a *attester) quote(ctx context.Context, nonce string, mask tpm.Mask) (tpm.Quote, error) {
-	quote, err := a.tpm.Quote(ctx, a.loaded(), []byte(nonce), mask, a.bank, a.data)
-	if errors.Is(err, device.ErrTPMReset) {
-		a.log.Warn().Msg("TPM was reset: loading the attestation key again")
-		if err := a.reload(ctx); err != nil {
-			return tpm.Quote{}, err
-		}
-		quote, err = a.tpm.Quote(ctx, a.loaded(), []byte(nonce), mask, a.bank, a.data)
-	}
+// quote quotes the mask's PCRs, and PCR 16 if there is something to bind, with the nonce.
+func (a *attester) quote(ctx context.Context, nonce string, mask tpm.Mask) (quote tpm.Quote, err error) {
+	err = a.withAK(ctx, func(ak *device.AK) (err error) {
+		quote, err = a.tpm.Quote(ctx, ak, []byte(nonce), mask, a.bank, a.data)
+		return err
+	})
 	return quote, err
+}
+
+// certify has the AK certify itself over the nonce.
+func (a *attester) certify(ctx context.Context, nonce []byte) (attest, signature []byte, err error) {
+	err = a.withAK(ctx, func(ak *device.AK) (err error) {
+		attest, signature, err = a.tpm.CertifySelf(ctx, ak, nonce)
+		return err
+	})
+	return attest, signature, err
+}
+
+// withAK uses the AK, and once more after loading it again if the TPM was reset meanwhile.
+func (a *attester) withAK(ctx context.Context, use func(*device.AK) error) error {
+	err := use(a.loaded())
+	if !errors.Is(err, device.ErrTPMReset) {
+		return err
+	}
+	a.log.Warn().Msg("TPM was reset: loading the attestation key again")
+	if err := a.reload(ctx); err != nil {
+		return err
+	}
+	return use(a.loaded())
 }
 
 func (a *attester) loaded() *device.AK {

@@ -154,7 +154,7 @@ func explainRefusal(err error) error {
 }
 
 // retryAfter is the pause that the registrar asked for, in seconds or until a date (RFC 9110, 10.2.3), within
-// maxRegistrarWait; 0 when it did not.
+// maxRetryAfter; 0 when it did not.
 func retryAfter(err error, now time.Time) time.Duration {
 	var answer *api.Error
 	if !errors.As(err, &answer) || answer.RetryAfter == "" {
@@ -162,13 +162,13 @@ func retryAfter(err error, now time.Time) time.Duration {
 	}
 	text := strings.TrimSpace(answer.RetryAfter)
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
-		return min(time.Duration(seconds)*time.Second, maxRegistrarWait)
+		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
 	}
 	date, dateErr := http.ParseTime(text)
 	if dateErr != nil {
 		return 0
 	}
-	return min(max(date.Sub(now), 0), maxRegistrarWait)
+	return min(max(date.Sub(now), 0), maxRetryAfter)
 }
 
 // registerRequest is the body of the registration.

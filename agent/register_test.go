@@ -162,13 +162,13 @@ func TestRetryAfterIsReadInBothForms(t *testing.T) {
 		"0":                             0,
 		"120":                           2 * time.Minute,
 		" 7 ":                           7 * time.Second,
-		"999999999":                     maxRegistrarWait,
+		"999999999":                     maxRetryAfter,
 		"99999999999999999999":          0,
 		"-5":                            0,
 		"soon":                          0,
 		"Wed, 25 Nov 2026 12:01:00 GMT": time.Minute,
 		"Wed, 25 Nov 2026 11:00:00 GMT": 0,
-		"Wed, 25 Nov 2099 11:00:00 GMT": maxRegistrarWait,
+		"Wed, 25 Nov 2099 11:00:00 GMT": maxRetryAfter,
 	} {
 		err := fmt.Errorf("register: %w", &api.Error{Status: 503, RetryAfter: header})
 		if got := retryAfter(err, now); got != want {

@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"keylime/internal/api"
+	"keylime/internal/config"
+	"keylime/internal/pki"
+)
+
+// call attests by calling verifiers until ctx ends, or once.
+func (a *agent) call(ctx context.Context) error {
+	c, err := a.newCaller(ctx)
+	if err != nil {
+		return err
+	}
+	if a.cfg.Once != nil {
+		verdict, err := c.once(ctx)
+		if err == nil {
+			a.cfg.Once(verdict)
+		}
+		return err
+	}
+	revoker := a.newRevoker()
+	if err := revoker.loadSigner(); err != nil {
+		a.log.Warn().Err(err).Msg("revocations are ignored until a payload brings another certificate")
+	}
+	payloads := a.newPayloads(revoker)
+	box := &mailbox{agentID: a.id, unseal: a.activate, deliver: payloads.submit}
+	c.payload, c.notice = box.open, revoker.submit
+
+	workers, stop := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer stop()
+	group.Go(func() { revoker.run(workers) })
+	group.Go(func() { payloads.run(workers) })
+	a.log.Info().Strs("verifiers", a.cfg.Calling.VerifierURLs).Msg("agent calls its verifiers and listens to nobody")
+	return c.run(ctx)
+}
+
+func (a *agent) newCaller(ctx context.Context) (*caller, error) {
+	banks, err := a.tpm.Banks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	booted, err := bootClock{
+		stat: "/proc/stat", bootID: "/proc/sys/kernel/random/boot_id", keep: filepath.Join(a.cfg.KeylimeDir, bootTimeFile),
+	}.read()
+	if err != nil {
+		return nil, err
+	}
+	client, err := a.verifierHTTP()
+	if err != nil {
+		return nil, err
+	}
+	calling := a.cfg.Calling
+	c := &caller{
+		agentID: a.id, interval: calling.Interval, retry: a.backoff(), log: a.log, now: time.Now,
+		witness: &witness{
+			attester: a.attester, logs: a.logs, banks: banks, booted: booted,
+			keyName: calling.KeyIdentifier, uefiForm: calling.BootLogVersion,
+		},
+	}
+	for _, base := range calling.VerifierURLs {
+		c.verifiers = append(c.verifiers, api.NewPush(base, client))
+	}
+	return c, nil
+}
+
+// verifierHTTP is the client that verifiers are called with: it knows them by their CA, and shows no certificate.
+func (a *agent) verifierHTTP() (_ *http.Client, err error) {
+	calling := a.cfg.Calling
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, IdleConnTimeout: 5 * time.Minute, MaxIdleConnsPerHost: 1}
+	if calling.VerifierProxy != "" {
+		proxy, err := url.Parse(calling.VerifierProxy)
+		if err != nil {
+			return nil, fmt.Errorf("verifier_proxy: %w", err)
+		}
+		transport.Proxy = http.ProxyURL(proxy)
+	}
+	if transport.TLSClientConfig, err = verifierTLS(calling); err != nil {
+		return nil, fmt.Errorf("verifier_tls_ca_cert: %w", err)
+	}
+	return &http.Client{Timeout: calling.RequestTimeout, Transport: transport}, nil
+}
+
+// verifierTLS trusts the verifiers' CAs, unless a test asks for less.
+func verifierTLS(c config.Calling) (*tls.Config, error) {
+	if c.AcceptAnyCert {
+		return &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, nil
+	}
+	files := pki.ClientFiles{ServerCAs: c.VerifierCAs}
+	if c.AcceptAnyHost {
+		files.VerifyHostname = pki.NameOff
+	}
+	return pki.ClientTLS(files)
+}
