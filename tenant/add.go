@@ -31,6 +31,10 @@ type enrolment struct {
 //  5. the agent gets U and the payload, encrypted to the transport key;
 //  6. the verifier gets V, the policies and the AK that was checked in 3;
 //  7. with --verify, the agent must prove that it has the key.
+//
+// An agent that calls in (--push-model) is not contacted. Its AK is taken from the registration, and proves itself in
+// that nothing else opens U: instead of step 5, U is sealed for EK and AK, and left with the payload at the verifier
+// after step 6.
 func add(ctx context.Context, t *tenant, o *options) (report, error) {
 	e, err := t.admit(ctx, o)
 	if err == nil {
@@ -80,13 +84,19 @@ func (t *tenant) admit(ctx context.Context, o *options) (e *enrolment, err error
 	if e.machine, err = t.registered(ctx, o.agent); err != nil {
 		return nil, err
 	}
+	if err := t.checkModel(ctx, o); err != nil {
+		return nil, err
+	}
 	if e.agent, err = t.reach(ctx, e.machine, o); err != nil {
 		return nil, err
 	}
-	if !o.pushModel {
-		if e.transport, err = t.proveIdentity(ctx, e.machine, e.agent); err != nil {
-			return nil, err
-		}
+	if o.pushModel {
+		err = t.admitCaller(ctx, e)
+	} else {
+		e.transport, err = t.proveIdentity(ctx, e.machine, e.agent)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return e, t.checkEK(ctx, e.machine)
 }
@@ -96,11 +106,14 @@ func (t *tenant) enrol(ctx context.Context, e *enrolment, o *options) (report, e
 	if err := t.enrolAtVerifier(ctx, e, o); err != nil {
 		return nil, err
 	}
+	if err := t.leavePayload(ctx, e); err != nil {
+		return nil, err
+	}
 	status, err := t.confirm(ctx, e.machine.agent)
 	if err != nil {
 		return nil, err
 	}
-	r := &enrolled{agentReport: agentReport{agent: e.machine.agent, verifier: status, at: t.addresses()}, contact: e.agent.peer.addr}
+	r := &enrolled{agentReport: agentReport{agent: e.machine.agent, verifier: status, at: t.addresses(), push: o.pushModel}, contact: e.agent.peer.addr}
 	if o.verify {
 		err = t.verifyKey(ctx, e)
 		r.verified = err == nil
@@ -110,7 +123,7 @@ func (t *tenant) enrol(ctx context.Context, e *enrolment, o *options) (report, e
 
 // deliverU sends the agent its share of the key, and the payload, if there is a key to deliver.
 func (t *tenant) deliverU(ctx context.Context, e *enrolment) error {
-	if e.delivery.keys == nil {
+	if e.delivery.keys == nil || e.agent.client == nil { // which an agent that calls in has not
 		return nil
 	}
 	encrypted, err := e.delivery.keys.encryptU(t.random, e.transport.transport)
@@ -158,6 +171,9 @@ func (t *tenant) enrolRequest(e *enrolment, o *options) api.EnrolRequest {
 		AcceptHash:         t.cfg.AcceptTPMHashAlgs, AcceptEnc: t.cfg.AcceptTPMEncryptionAlgs, AcceptSign: t.cfg.AcceptTPMSigningAlgs,
 		AKTPM: &e.machine.record.AIKTPM, MTLSCert: e.machine.record.MTLSCert,
 		SupportedVersion: &e.agent.version,
+	}
+	if o.pushModel {
+		req.AttestationMode = new(api.ModePush)
 	}
 	if e.delivery.keys != nil {
 		v := base64.StdEncoding.EncodeToString(e.delivery.keys.v)
@@ -269,6 +285,11 @@ type enrolled struct {
 }
 
 func (e *enrolled) people(s *screen) {
+	if e.push {
+		s.line("agent %s enrolled at verifier %s:%d; it is attested when it calls in", e.agent, e.at.verifierHost, e.at.verifierPort)
+		s.line("`keylime tenant status -u %s` shows how it fares", e.agent)
+		return
+	}
 	s.line("agent %s (%s) enrolled at verifier %s:%d", e.agent, clean(e.contact), e.at.verifierHost, e.at.verifierPort)
 	if e.verified {
 		s.line("%s", s.paint(good, "the agent has the key"))

@@ -87,7 +87,7 @@ func (t *tenant) agentTransport(r *registration) (scheme string, hc *http.Client
 		}
 		return "https", t.httpClient(pinned), nil
 	case t.cfg.EnableAgentMTLS:
-		return "", nil, failure(exitFailed, "set enable_agent_mtls = true in [agent]; for a test without it, false in [tenant] and [verifier] as well", "agent %s serves plain HTTP", r.agent)
+		return "", nil, failure(exitFailed, "if it runs with --push, add it with --push-model; else set enable_agent_mtls = true in [agent] (for a test without it, false in [tenant] and [verifier] as well)", "agent %s registered without a TLS certificate: it calls in, or serves plain HTTP", r.agent)
 	}
 	t.warn("enable_agent_mtls is false: agent %s is contacted over plain HTTP", r.agent)
 	return "http", &http.Client{Timeout: t.cfg.RequestTimeout}, nil

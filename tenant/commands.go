@@ -69,6 +69,11 @@ func agentCommands() []command {
 		brief:   "show an agent as the registrar sees it",
 		example: exampleAgent,
 	}, {
+		path: "attestations", run: attestations, ofAgent: true, flags: join(oneVerifier, attestationFlags()),
+		brief:   "show the attestations of an agent that calls in, the newest first",
+		long:    "--index and --latest show one with all that was asked, delivered and found.",
+		example: exampleAgent + " --latest --json",
+	}, {
 		path: "cvlist", upstream: "cvlist", run: listEnrolled, flags: join(verifierFlags(), verifierIDFlag()),
 		brief: "list the agents that are enrolled",
 	}, {

@@ -25,6 +25,8 @@ type options struct {
 	verifiersViewOfHost string // the agent's address as the verifier must use it
 	agentAPIVersion     string
 	pushModel           bool
+	index               string // of an attestation
+	latest              bool
 
 	// What it gets.
 	file, keyFile, payload string
@@ -253,8 +255,8 @@ func (o *options) checkPayload() error {
 		return usage("add --key FILE, or use --file to encrypt and deliver", "--payload must have --key")
 	case o.verify && len(modes) == 0:
 		return usage("add --file, --key or --cert, or leave --verify out", "--verify has no key to verify")
-	case o.pushModel && (len(modes) > 0 || o.verify):
-		return usage("leave --file, --key, --cert and --verify out", "--push-model: an agent that is never contacted takes no payload")
+	case o.pushModel && o.verify:
+		return usage("leave --verify out; the agent's log tells when it has the payload", "--push-model: an agent that is never contacted cannot be asked for proof of the key")
 	}
 	return nil
 }

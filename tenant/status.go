@@ -147,7 +147,7 @@ func certificateNote(reg *api.RegistrarAgent) string {
 
 func (r agentReport) peopleVerifier(s *screen) {
 	v := r.verifier
-	s.tinted("attestation", verdictTint(v.AttestationStatus), clean(v.AttestationStatus)+" ("+strings.ToLower(stateLabel(v.OperationalState))+")")
+	s.tinted("attestation", verdictTint(v.AttestationStatus), clean(v.AttestationStatus)+" ("+r.stateNote()+")")
 	s.field("good quotes", fmt.Sprintf("%d, last %s; one every %s", v.AttestationCount, s.ago(v.LastSuccess), clean(v.AttestationPeriod)))
 	if v.HashAlg != "" {
 		s.field("algorithms", clean(v.HashAlg+", "+v.EncAlg+", "+v.SignAlg))
@@ -157,6 +157,18 @@ func (r agentReport) peopleVerifier(s *screen) {
 	if v.LastEventID != nil && *v.LastEventID != "" {
 		r.peopleEvent(s)
 	}
+}
+
+// stateNote is the operational state in words. That of an agent that calls in says only whether it was stopped.
+func (r agentReport) stateNote() string {
+	state := r.verifier.OperationalState
+	switch calls := r.push || r.verifier.AttestationMode == api.ModePush; {
+	case calls && state == stateStopped:
+		return "stopped"
+	case calls:
+		return "calls in"
+	}
+	return strings.ToLower(stateLabel(state))
 }
 
 // shortDigest names the version of a policy, "" when it is not known.

@@ -83,6 +83,7 @@ type server[C any] struct {
 	port    int
 	client  C
 	version string
+	gone    bool // it answers 410 when asked for its versions, as verifiers do that agents only call (wire)
 }
 
 // connect makes the way to a server; no connection is opened yet.
@@ -124,7 +125,7 @@ func (s *server[C]) agree(ctx context.Context, ask func(context.Context) (api.Ve
 			return "", failure(exitFailed, "upgrade the older side", "%v: %w", s.peer, err)
 		}
 	case saidSomething(err):
-		s.version = api.Current
+		s.version, s.gone = api.Current, api.IsStatus(err, http.StatusGone)
 	default:
 		return "", asking(s.peer, "ask for its API versions", err)
 	}

@@ -166,12 +166,7 @@ func (c *PushClient) document(ctx context.Context, r request, kind string, attri
 
 // exchange sends a request and decodes its answer, a document.
 func (c *PushClient) exchange(ctx context.Context, r request, answer any) error {
-	rsp, err := c.send(ctx, c.http, r)
-	if err != nil {
-		return err
-	}
-	defer rsp.Body.Close()
-	text, err := c.read(r, rsp)
+	text, err := c.raw(ctx, r)
 	if err != nil {
 		return err
 	}
