@@ -102,6 +102,8 @@ func (c *caller) deliver(ctx context.Context, location string, wanted []api.Evid
 	}
 	body := testimony.reader()
 	defer body.Close()
+	ctx, cancel := context.WithTimeout(ctx, evidenceTime)
+	defer cancel()
 	return c.session.client.Deliver(ctx, c.session.token, location, body, size)
 }
 

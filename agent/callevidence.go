@@ -133,9 +133,9 @@ func (w *witness) quote(ctx context.Context, want api.EvidenceItem) (json.RawMes
 			mask = mask.With(pcr)
 		}
 	}
-	nonce, err := base64.StdEncoding.DecodeString(p.Challenge)
-	if err != nil || len(nonce) == 0 || len(nonce) > maxNonce {
-		return nil, fmt.Errorf("%w: a challenge of 1 to %d bytes, not %.100q", errAskedFor, maxNonce, p.Challenge)
+	nonce, err := api.DecodeChallenge(p.Challenge)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errAskedFor, err)
 	}
 	quote, err := w.attester.quote(ctx, string(nonce), mask)
 	if err != nil {

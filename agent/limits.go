@@ -23,6 +23,7 @@ const (
 	maxListStreams   = 4                // measurement lists sent at once; each holds a few buffers of 64 KiB
 	quoteTimeout     = 40 * time.Second // one quote, its wait for the TPM included; verifiers wait 60 s
 	quoteTime        = 90 * time.Second // the whole exchange of a quote, a long list sent to the end
+	evidenceTime     = 15 * time.Minute // delivery of evidence: 100 MB at 1 Mbit/s
 	hostLookupLimit  = 5 * time.Second
 	maxRetryAfter    = time.Hour // upper bound for a Retry-After
 	registrarTimeout = time.Minute

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -38,7 +39,14 @@ func (n *byteCount) Write(p []byte) (int, error) {
 // reader gives the body. Close it when done; reading ends then.
 func (t *testimony) reader() io.ReadCloser {
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(t.write(w)) }()
+	go func() {
+		buffer := bufio.NewWriterSize(w, readChunk)
+		err := t.write(buffer)
+		if err == nil {
+			err = buffer.Flush()
+		}
+		w.CloseWithError(err)
+	}()
 	return r
 }
 

@@ -1,14 +1,16 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
+
+	"keylime/internal/strictjson"
 )
 
 // PushClient speaks API 3.0 to one verifier, as an agent that calls in. It is safe for concurrent use, as the
@@ -27,7 +29,21 @@ type Challenge struct {
 	Nonce   []byte
 }
 
-const maxNonce = 64 // bytes; the most that a TPM takes as qualifying data
+// minNonce is the least that a challenge has, in bytes, to be fresh; maxNonce the most that a TPM takes as qualifying
+// data.
+const minNonce, maxNonce = 16, 64
+
+// DecodeChallenge decodes what a signature has to cover: base64 of 16 to 64 bytes.
+func DecodeChallenge(text string) ([]byte, error) {
+	nonce, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err == nil && (len(nonce) < minNonce || len(nonce) > maxNonce) {
+		err = fmt.Errorf("%d bytes, want %d to %d", len(nonce), minNonce, maxNonce)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("challenge: %w", err)
+	}
+	return nonce, nil
+}
 
 // AskSession asks for a session's challenge.
 func (c *PushClient) AskSession(ctx context.Context, agentID string) (Challenge, error) {
@@ -44,8 +60,8 @@ func (c *PushClient) AskSession(ctx context.Context, agentID string) (Challenge,
 		if a.Type != AuthenticationType || a.Chosen == nil {
 			continue
 		}
-		nonce, err := base64.StdEncoding.DecodeString(a.Chosen.Challenge)
-		if err != nil || len(nonce) == 0 || len(nonce) > maxNonce || offer.Data.ID == "" {
+		nonce, err := DecodeChallenge(a.Chosen.Challenge)
+		if err != nil || offer.Data.ID == "" {
 			break
 		}
 		return Challenge{offer.Data.ID, nonce}, nil
@@ -89,7 +105,7 @@ func (c *PushClient) Open(ctx context.Context, token, agentID string, offer Atte
 		return "", a, err
 	}
 	var d Document[Attestation]
-	if err := json.Unmarshal([]byte(text), &d); err != nil || d.Data.Type != TypeAttestation {
+	if err := strictjson.Unmarshal([]byte(text), maxDepth, &d); err != nil || d.Data.Type != TypeAttestation {
 		return "", a, fmt.Errorf("%s %s: %w: no attestation", r.method, c.base+r.path, ErrMalformed)
 	}
 	location, err = c.local(rsp.Header.Get("Location"), r.path)
@@ -118,27 +134,34 @@ func (c *PushClient) local(location, below string) (string, error) {
 }
 
 // Deliver sends evidence, which is the text of a Document[AttestationEvidence] of the given length. An answer that
-// cannot be read acknowledges all the same; its Meta is empty.
-func (c *PushClient) Deliver(ctx context.Context, token, location string, evidence io.Reader, length int64) (m Meta, err error) {
-	r := request{method: http.MethodPatch, path: location, kind: JSONAPIType, token: token, stream: evidence, length: length, limit: largeAnswer}
-	rsp, err := c.send(ctx, c.http, r)
+// cannot be read acknowledges all the same; its Meta is empty. How long it may take is up to ctx alone: a list of
+// measurements may be long, and the line slow.
+func (c *PushClient) Deliver(ctx context.Context, token, location string, evidence io.Reader, length int64) (Meta, error) {
+	patient := *c.http
+	patient.Timeout = 0
+	r := request{method: http.MethodPatch, path: location, kind: JSONAPIType, token: token, stream: evidence, length: length}
+	rsp, err := c.send(ctx, &patient, r)
 	if err != nil {
-		return m, err
+		return Meta{}, err
 	}
 	defer rsp.Body.Close()
 	if rsp.StatusCode < 200 || rsp.StatusCode > 299 {
 		_, err := c.read(r, rsp)
-		return m, err
+		return Meta{}, err
 	}
-	// The evidence comes back with the acknowledgement; only what is beside it is of interest.
-	var d struct {
-		Meta Meta `json:"meta"`
+	answer := io.LimitReader(rsp.Body, evidenceAnswer)
+	meta := readMeta(answer)
+	_, _ = io.CopyN(io.Discard, answer, smallAnswer) // an answer read to its end keeps the connection
+	return meta, nil
+}
+
+// readMeta reads what an acknowledgement says beside the evidence, which comes back with it and is not kept.
+func readMeta(answer io.Reader) (m Meta) {
+	text, err := findMember(bufio.NewReaderSize(answer, 32<<10), "meta", smallAnswer)
+	if err != nil || strictjson.Unmarshal(text, maxDepth, &m) != nil {
+		return Meta{}
 	}
-	if json.NewDecoder(io.LimitReader(rsp.Body, largeAnswer)).Decode(&d) != nil {
-		return Meta{}, nil
-	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(rsp.Body, smallAnswer)) // a body read to its end keeps the connection
-	return d.Meta, nil
+	return m
 }
 
 // Status is what the verifier shows of the agent, which it may see itself.
@@ -170,7 +193,7 @@ func (c *PushClient) exchange(ctx context.Context, r request, answer any) error 
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal([]byte(text), answer); err != nil {
+	if err := strictjson.Unmarshal([]byte(text), maxDepth, answer); err != nil {
 		return fmt.Errorf("%s %s: %w: %w", r.method, c.base+r.path, ErrMalformed, err)
 	}
 	return nil

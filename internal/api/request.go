@@ -23,7 +23,9 @@ const (
 	largeAnswer = 128 << 20 // policies and lists of every agent; the upload cap plus its encoding
 	// quoteAnswer bounds one integrity quote: an IMA list of 64 MiB and a UEFI log of 1 MiB, with JSON's escapes.
 	quoteAnswer = 80 << 20
-	// payloadAnswer bounds a payload: 2 MiB of base64 and its keys.
+	// evidenceAnswer bounds the answer to evidence, which repeats it. It is read as it comes, and not kept.
+	evidenceAnswer = 512 << 20
+	// payloadAnswer bounds a payload: 8 MiB in base64, and its keys.
 	payloadAnswer = 12 << 20
 )
 
