@@ -22,7 +22,7 @@ type model struct {
 	agents   map[string]*modelAgent
 	policies map[policyRef]store.Policy
 	events   map[uint64]store.Event
-	offers   []store.Offer // oldest first
+	offers   map[string]modelOffer
 	sessions map[string]store.Session
 	number   uint64 // the last revision, epoch or event id
 }
@@ -33,6 +33,11 @@ type modelAgent struct {
 	history []store.Attestation // in the order of the indices
 	begun   uint64              // attestations, in all
 	payload *store.Payload
+}
+
+type modelOffer struct {
+	store.Offer
+	number uint64 // grows from one to the next
 }
 
 type policyRef struct {
@@ -48,6 +53,7 @@ func newModel() *model {
 		policies: map[policyRef]store.Policy{},
 		events:   map[uint64]store.Event{},
 		sessions: map[string]store.Session{},
+		offers:   map[string]modelOffer{},
 	}
 }
 

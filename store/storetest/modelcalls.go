@@ -20,8 +20,16 @@ func (m *model) Offer(ctx context.Context, o store.Offer) error {
 	}
 	defer leave()
 	o.Nonce, o.Created, o.Expires = bytes.Clone(o.Nonce), store.Time(o.Created), store.Time(o.Expires)
-	m.offers = append(slices.DeleteFunc(m.offers, func(old store.Offer) bool { return old.ID == o.ID }), o)
-	m.offers = m.offers[max(0, len(m.offers)-store.MaxOffers):]
+	m.offers[o.ID] = modelOffer{o, m.next()}
+	if len(m.offers) > store.MaxOffers {
+		oldest := o.ID
+		for id, other := range m.offers {
+			if other.number < m.offers[oldest].number {
+				oldest = id
+			}
+		}
+		delete(m.offers, oldest)
+	}
 	return nil
 }
 
@@ -31,13 +39,9 @@ func (m *model) Offered(ctx context.Context, id string) (store.Offer, error) {
 		return store.Offer{}, err
 	}
 	defer leave()
-	for _, o := range m.offers {
-		if o.ID == id {
-			o.Nonce = bytes.Clone(o.Nonce)
-			return o, nil
-		}
-	}
-	return store.Offer{}, store.ErrNotFound
+	o, err := found(m.offers, id)
+	o.Nonce = bytes.Clone(o.Nonce)
+	return o.Offer, err
 }
 
 func (m *model) TakeOffer(ctx context.Context, id string) error {
@@ -46,12 +50,9 @@ func (m *model) TakeOffer(ctx context.Context, id string) error {
 		return err
 	}
 	defer leave()
-	before := len(m.offers)
-	m.offers = slices.DeleteFunc(m.offers, func(o store.Offer) bool { return o.ID == id })
-	if len(m.offers) == before {
-		return store.ErrNotFound
-	}
-	return nil
+	_, err = found(m.offers, id)
+	delete(m.offers, id)
+	return err
 }
 
 func (m *model) OpenSession(ctx context.Context, s store.Session) error {

@@ -39,6 +39,7 @@ func testOutbox(t *testing.T, fresh func(testing.TB) Opener) {
 		{"an event says what was committed", testEventContent},
 		{"finished once, retried later", testEventRetry},
 		{"deleting an agent drops what reports on it or is for it", testEventsOfDeleted}, // NT-94
+		{"notices are the events of a channel, in order", testNotices},
 	})
 }
 
@@ -94,4 +95,55 @@ func testEventsOfDeleted(b *rig) {
 	b.ok(b.ReactivateAgent(b.ctx, "b", at(0)))
 	b.reopen()
 	b.same(b.claimEvents(1000, 10), "b-failed ab-failed")
+}
+
+func testNotices(b *rig) {
+	notice := func(message string, due int) store.Event {
+		e := event(message, due)
+		e.Channel = "push"
+		return e
+	}
+	// read returns the messages, and the id of the last one.
+	read := func(after uint64, max int) (string, uint64) {
+		b.Helper()
+		var messages []string
+		last := after
+		for _, e := range must[[]store.Event](b)(b.Notices(b.ctx, "push", after, max)) {
+			if e.ID <= last || e.Channel != "push" || !e.Lease.IsZero() {
+				b.Fatalf("after %d: %+v", last, e)
+			}
+			messages, last = append(messages, string(e.Message)), e.ID
+		}
+		return strings.Join(messages, " "), last
+	}
+	b.commitEvents("a", notice("one", 9), event("webhook", 0), notice("two", 5), notice("three", 7))
+	b.commitEvents("b", notice("four", 0))
+	for range 2 {
+		all, last := read(0, 10)
+		b.same(all, "one two three four")
+		first, cursor := read(0, 2)
+		b.same(first, "one two")
+		rest, _ := read(cursor, 2)
+		b.same(rest, "three four")
+		none, _ := read(last, 2)
+		b.same(none, "")
+		none, _ = read(0, 0)
+		b.same(none, "")
+		b.reopen()
+	}
+	b.same(len(must[[]store.Event](b)(b.Notices(b.ctx, "pus", 0, 10))), 0)
+	b.same(len(must[[]store.Event](b)(b.Notices(b.ctx, strings.Repeat("push", 64)+"push", 0, 10))), 0)
+	b.same(b.claimEvents(5, 10), "webhook four two") // leased, and still read
+	claimed := must[[]store.Event](b)(b.ClaimEvents(b.ctx, owner, at(7), 10, ttl))
+	all, _ := read(0, 10)
+	b.same(all, "one two three four")
+	b.ok(b.RetryEvent(b.ctx, claimed[0].ID, 1, at(20)))
+	all, _ = read(0, 10)
+	b.same(all, "one two three four")
+	b.ok(b.FinishEvent(b.ctx, claimed[0].ID))
+	all, _ = read(0, 10)
+	b.same(all, "one two four")
+	b.ok(b.DeleteAgent(b.ctx, "a"))
+	all, _ = read(0, 10)
+	b.same(all, "four")
 }

@@ -39,6 +39,8 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"Schedule", testSchedule},
 		{"Policies", testPolicies},
 		{"Outbox", testOutbox},
+		{"Sessions", testSessions},
+		{"Attestations", testAttestations},
 		{"Records", testRecords},
 		{"Life", testLife},
 		{"Concurrency", testConcurrency},
@@ -192,6 +194,9 @@ type dump struct {
 	Agents          []store.Agent
 	Policies        []store.Policy
 	Events          []store.Event
+	Sessions        []store.Session
+	Attestations    []store.Attestation
+	Payloads        []store.Payload
 }
 
 func (b *rig) dump() dump {
@@ -217,6 +222,7 @@ func (b *rig) dump() dump {
 	d.Agents = must[[]store.Agent](b)(b.Agents(b.ctx, store.Filter{}, "", 1000))
 	for i := range d.Agents {
 		d.Agents[i].Rev = 0
+		d.Attestations = append(d.Attestations, b.all(d.Agents[i].ID)...)
 	}
 	for _, kind := range store.PolicyKinds() {
 		for _, name := range must[[]string](b)(b.PolicyNames(b.ctx, kind)) {
@@ -229,7 +235,42 @@ func (b *rig) dump() dump {
 	for i := range d.Events {
 		d.Events[i].ID, d.Events[i].Lease = 0, time.Time{}
 	}
+	d.Sessions, d.Payloads = b.sessions(d.Agents), b.payloads(d.Agents)
 	return d
+}
+
+// sessions are those of the ids that tests use.
+func (b *rig) sessions(agents []store.Agent) []store.Session {
+	b.Helper()
+	ids := []string{"s0", "s1", "s2", "s3", "s4"}
+	for _, a := range agents {
+		ids = append(ids, session(a.ID).ID)
+	}
+	var sessions []store.Session
+	for _, id := range ids {
+		switch s, err := b.Session(b.ctx, id); {
+		case err == nil:
+			sessions = append(sessions, s)
+		case !errors.Is(err, store.ErrNotFound):
+			b.Fatal(err)
+		}
+	}
+	return sessions
+}
+
+func (b *rig) payloads(agents []store.Agent) []store.Payload {
+	b.Helper()
+	var payloads []store.Payload
+	for _, a := range agents {
+		switch p, err := b.Payload(b.ctx, a.ID); {
+		case err == nil:
+			p.Rev = 0
+			payloads = append(payloads, p)
+		case !errors.Is(err, store.ErrNotFound):
+			b.Fatal(err)
+		}
+	}
+	return payloads
 }
 
 // events lists the outbox, leased or not. It leaves nothing leased: what it claims at the end of time it claims until
