@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,6 +36,7 @@ func TestChurnLeavesNothing(t *testing.T) {
 			if err := pass(db, claim(t, db, id)); err != nil {
 				t.Fatal(err)
 			}
+			callIn(t, db, id)
 			if _, err := db.ClaimEvents(ctx, "owner", now, 10, time.Hour); err != nil {
 				t.Fatal(err)
 			}
@@ -58,7 +60,7 @@ func TestChurnLeavesNothing(t *testing.T) {
 	x := db.index
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if n := len(x.agents) + len(x.ids) + len(x.queues) + len(x.dirty) + len(x.held) + len(db.mail.leases); n > 0 {
+	if n := len(x.agents) + len(x.ids) + len(x.queues) + len(x.dirty) + len(x.held) + len(db.mail.leases) + len(db.offers.byID); n > 0 {
 		t.Errorf("memory holds %d entries of agents that are gone", n)
 	}
 	err := db.view(ctx, func(tx *bbolt.Tx) error {
@@ -70,6 +72,27 @@ func TestChurnLeavesNothing(t *testing.T) {
 		})
 	})
 	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// callIn does what an agent that calls in does.
+func callIn(t *testing.T, db *DB, id string) {
+	t.Helper()
+	ctx := context.Background()
+	a := store.Attestation{AgentID: id, Items: []store.EvidenceItem{{Data: make([]byte, 10_000)}}}
+	r := store.Round{Attestation: &a, Session: now}
+	var errs []error
+	for n := range 3 {
+		index, err := db.BeginAttestation(ctx, a)
+		l, err2 := db.Lease(ctx, id, "owner", now, time.Hour)
+		a.Index = index
+		o := store.Offer{ID: fmt.Sprint("offer ", n), AgentID: id}
+		_, err3 := db.PutPayload(ctx, store.Payload{AgentID: id, Data: make([]byte, 10_000)})
+		errs = append(errs, err, err2, err3, db.Offer(ctx, o), db.TakeOffer(ctx, o.ID),
+			db.OpenSession(ctx, store.Session{ID: fmt.Sprint(id, n), AgentID: id}), db.Commit(ctx, l, r, now))
+	}
+	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -48,6 +48,15 @@ func kinds() []kind {
 		due: when,
 		rev: 42,
 	}
+	judged := store.Attestation{
+		Stage: store.VerificationComplete, Evaluation: store.EvaluationPass, FailureReason: "policy_violation", EventID: "ima.validation",
+		Context: `{"message":"<&>"}`, BootTime: when.Add(-time.Hour), Received: when, Expires: when.Add(time.Minute), Evidence: when,
+		Completed: when, Extensions: []string{"payload"}, NoticeSeen: 7, Items: []store.EvidenceItem{
+			{Class: "certification", Type: "tpm_quote", Capabilities: []byte(`{"a": 1}`), Chosen: []byte(`{}`), Data: []byte{0, 0xff}},
+			{Class: "log", Type: "ima_log", Capabilities: []byte{}},
+		},
+	}
+	row := historyRow{Kept: store.Kept{Evaluation: store.EvaluationPass, BootTime: judged.BootTime, Received: when}}
 	return []kind{
 		jsonKind("registration", store.Registration{
 			ID: "d432fbb3-d2f1-4a97-9ef7-75bd81c00000",
@@ -64,6 +73,10 @@ func kinds() []kind {
 		jsonKind("policy", policyHead{Digest: "0a", Generator: 1, Rev: 2, NilText: true}),
 		jsonKind("event", store.Event{ID: 1, AgentID: "a", Channel: "agent", Target: "b", Message: []byte(`{"type":"revocation"}`),
 			Created: when, Due: when, Attempts: 4}),
+		jsonKind("session", store.Session{ID: "6c3cbd5b-1d42-4d0e-9d4c-3d4d3a3a0000", AgentID: "a", TokenHash: []byte{0, 0xff}, Expires: when}),
+		jsonKind("payload", store.Payload{AgentID: "a", Rev: 3, SealedU: []byte{0, 0xff}, Tag: "0a"}),
+		{"attestation", judged, func() []byte { return encodeAttestation(judged).record }, func(record []byte) (any, error) { return unsealAttestation(record) }},
+		{"attestation-history", row, func() []byte { return encodeAttestation(judged).history }, func(record []byte) (any, error) { return decodeHistory(record) }},
 		{"round", last, func() []byte { return encodeRound(last) }, func(record []byte) (any, error) { return decodeRound(record) }},
 	}
 }
@@ -88,7 +101,7 @@ func TestOldRoundsDecode(t *testing.T) {
 			continue
 		}
 		got, err := k.decode(record)
-		if diff := cmp.Diff(k.value, got, cmp.AllowUnexported(round{})); diff != "" || err != nil {
+		if diff := cmp.Diff(k.value, got, cmp.AllowUnexported(round{}, historyRow{})); diff != "" || err != nil {
 			t.Errorf("%v (-want +got):\n%s", err, diff)
 		}
 	}
@@ -115,7 +128,7 @@ func TestGoldenRecords(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", k.name, err)
 		}
-		if diff := cmp.Diff(k.value, got, cmp.AllowUnexported(round{})); diff != "" {
+		if diff := cmp.Diff(k.value, got, cmp.AllowUnexported(round{}, historyRow{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", k.name, diff)
 		}
 	}
@@ -160,7 +173,7 @@ func FuzzRecord(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(r, again, cmp.AllowUnexported(round{})); diff != "" {
+		if diff := cmp.Diff(r, again, cmp.AllowUnexported(round{}, historyRow{})); diff != "" {
 			t.Errorf("round changed (-before +after):\n%s", diff)
 		}
 	})

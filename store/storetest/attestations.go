@@ -16,7 +16,7 @@ func testAttestations(t *testing.T, fresh func(testing.TB) Opener) {
 		{"a lease leaves the due time alone", testLeaseDue},
 		{"an index is given once", testIndices},
 		{"beginning disturbs no round", testBeginDuringRound},
-		{"a round replaces the latest attestation only", testJudge}, // NT-86
+		{"a round replaces the latest attestation only", testJudge}, // NT-87
 		{"a round thins out the history", testRetention},
 		{"lists are newest first, paged", testAttestationLists},
 		{"history and payload go with the agent", testCallsOfDeleted}, // NT-94

@@ -36,6 +36,10 @@ func testConcurrency(t *testing.T, fresh func(testing.TB) Opener) {
 		{"one of many commits of a lease wins", testParallelCommits},
 		{"no agent is resurrected", testResurrection}, // NT-94
 		{"a policy in use is not deleted", testPolicyRace},
+		{"an offer is taken once", testParallelOffers}, // NT-84
+		{"one agent is leased once", testParallelLeases},
+		{"no index is given twice", testParallelBegins},
+		{"nothing of a deleted agent that calls in is left", testCallsRace}, // NT-94
 		{"everything at once", testEverything},
 	})
 }
@@ -217,7 +221,7 @@ func testEverything(b *rig) {
 	end := time.Now().Add(length)
 	errs := together(8, func(i int) error {
 		random := rand.New(rand.NewPCG(uint64(i), 0))
-		p := &prepared{rig: b}
+		p := &prepared{rig: b, begun: attestation("caller")}
 		calls := verbs()
 		for n := 0; time.Now().Before(end); n++ {
 			if l, err := b.Claim(b.ctx, verifierID, owner, at(n), 1, time.Second); err == nil && len(l) > 0 {
@@ -228,6 +232,12 @@ func testEverything(b *rig) {
 			}
 			if e, err := b.ClaimEvents(b.ctx, owner, at(n), 1, time.Second); err == nil && len(e) > 0 {
 				p.event = e[0].ID
+			}
+			if l, err := b.Lease(b.ctx, "caller", owner, at(n), time.Second); err == nil {
+				p.calls = l
+			}
+			if a, err := b.LatestAttestation(b.ctx, "caller"); err == nil {
+				p.begun = a
 			}
 			v := calls[random.IntN(len(calls))]
 			if err := v.call(b.ctx, p); err != nil && sentinel(err) == nil {

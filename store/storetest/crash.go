@@ -112,6 +112,10 @@ const (
 	round2     // these three may be lost for a second
 	round3
 	round4
+	opened      // a session
+	handed      // a payload
+	begun       // an attestation
+	judgedRound // durable with it
 	stopped
 	reactivated
 	failedRound // with another event
@@ -136,6 +140,15 @@ func live(e Engine, id string) {
 			a.Spec.VerifierID, a.Spec.RuntimePolicy = "verifier of "+id, id
 			return e.AddAgent(b.ctx, a, policy(id, "{}"))
 		},
+		opened: func() error { return e.OpenSession(b.ctx, session(id)) },
+		handed: func() error {
+			_, err := e.PutPayload(b.ctx, payload(id))
+			return err
+		},
+		begun: func() error {
+			_, err := e.BeginAttestation(b.ctx, attestation(id))
+			return err
+		},
 		stopped:      func() error { return e.StopAgent(b.ctx, id) },
 		reactivated:  func() error { return e.ReactivateAgent(b.ctx, id, t0) },
 		deregistered: func() error { return e.Deregister(b.ctx, id) },
@@ -158,11 +171,10 @@ func live(e Engine, id string) {
 }
 
 func runRound(b *rig, id string, step int) error {
-	leases, err := b.Claim(b.ctx, "verifier of "+id, owner, endOfTime, 1, ttl)
-	if err != nil || len(leases) != 1 {
-		return fmt.Errorf("%d leases (%w)", len(leases), err)
+	l, err := leaseFor(b, id, step)
+	if err != nil {
+		return err
 	}
-	l := leases[0]
 	n := l.Agent.Status.AttestationCount + 1
 	r := store.Round{Status: l.Agent.Status, State: attest.State{Attested: true, Shown: uint64(n)}, Next: at(n)}
 	r.Status.AttestationCount = n
@@ -170,11 +182,24 @@ func runRound(b *rig, id string, step int) error {
 	switch step {
 	case firstRound:
 		r.Events = []store.Event{event("first of "+id, 0)}
+	case judgedRound:
+		r.Attestation, r.Session = judged(attestation(id), store.EvaluationPass), endOfTime
 	case failedRound:
 		r.Status.Operational = store.StateFailed
 		r.Events = []store.Event{event("second of "+id, 0)}
 	}
 	return b.Commit(b.ctx, l, r, endOfTime)
+}
+
+func leaseFor(b *rig, id string, step int) (store.Lease, error) {
+	if step == judgedRound {
+		return b.Lease(b.ctx, id, owner, endOfTime, ttl)
+	}
+	leases, err := b.Claim(b.ctx, "verifier of "+id, owner, endOfTime, 1, ttl)
+	if err != nil || len(leases) != 1 {
+		return store.Lease{}, fmt.Errorf("%d leases (%w)", len(leases), err)
+	}
+	return leases[0], nil
 }
 
 // outlook is how an agent may be found.
@@ -184,6 +209,7 @@ type outlook struct {
 	min, max     int // rounds
 	events       int
 	isRegistered bool
+	calls        string // what belongs to an agent that calls in, see callsOf
 }
 
 // after is the outlook when that step was acknowledged and no other was begun.
@@ -197,6 +223,15 @@ func (o outlook) after(step int) outlook {
 		o.state, o.min, o.max, o.events = store.StateGetQuote, 1, 1, 1
 	case round2, round3, round4:
 		o.max++
+	case opened:
+		o.calls += " session"
+	case handed:
+		o.calls += " payload"
+	case begun:
+		o.calls += " awaiting_evidence"
+	case judgedRound:
+		o.min, o.max = o.max+1, o.max+1
+		o.calls = " session payload verification_complete extended"
 	case stopped:
 		o.state, o.min = store.StateTenantFailed, o.max
 	case reactivated:
@@ -240,6 +275,9 @@ func (o outlook) problem(b *rig, id string) string {
 	}
 	if _, err := b.Policy(b.ctx, store.RuntimePolicy, id); (err == nil) != o.exists {
 		return fmt.Sprintf("policy: %v", err)
+	}
+	if calls := callsOf(b, id); calls != o.calls {
+		return fmt.Sprintf("calls:%s, want%s", calls, o.calls)
 	}
 	if !o.exists {
 		return ""
@@ -296,4 +334,22 @@ func checkNoStrays(b *rig) {
 			b.Fatalf("%s has %d events after %d rounds, want %d", id, events[id], n.AttestationCount, want)
 		}
 	}
+}
+
+// callsOf lists what there is of an agent that calls in.
+func callsOf(b *rig, id string) (calls string) {
+	s, err := b.Session(b.ctx, session(id).ID)
+	if err == nil {
+		calls += " session"
+	}
+	if p, err := b.Payload(b.ctx, id); err == nil && string(p.Data) == string(payload(id).Data) {
+		calls += " payload"
+	}
+	if a, err := b.LatestAttestation(b.ctx, id); err == nil {
+		calls += " " + string(a.Stage)
+	}
+	if s.Expires.Equal(endOfTime) {
+		calls += " extended"
+	}
+	return calls
 }

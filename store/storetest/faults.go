@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 )
 
@@ -22,7 +23,7 @@ func (f Fault) String() string { return [...]string{"lost", "unconfirmed"}[f] }
 // engine of it writes go wrong, once.
 func Faults(t *testing.T, fresh func(testing.TB) (open Opener, arm func(Fault))) {
 	for _, f := range []Fault{Lost, Unconfirmed} {
-		for _, v := range writes() {
+		for _, v := range slices.Concat(writes(), callWrites()) {
 			t.Run(f.String()+"/"+v.name, func(t *testing.T) {
 				t.Parallel()
 				testFault(t, fresh, f, v)

@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -22,6 +23,8 @@ type prepared struct {
 	rev   uint64 // of the pending registration of "pending"
 	lease store.Lease
 	event uint64
+	begun store.Attestation // the latest of "caller"
+	calls store.Lease       // of "caller"
 }
 
 func prepare(b *rig) *prepared {
@@ -40,10 +43,18 @@ func prepare(b *rig) *prepared {
 	a.Spec.RuntimePolicy, a.Spec.V = "a", []byte("v")
 	b.ok(b.AddAgent(b.ctx, a, policy("a", "{}")))
 	p.lease = b.claimOne(at(0))
+	b.enrol("caller")
+	b.ok(b.OpenSession(b.ctx, session("caller")))
+	must[uint64](b)(b.PutPayload(b.ctx, payload("caller")))
+	for range 2 {
+		b.judge(judged(b.begin(attestation("caller")), store.EvaluationPass), store.Retention{})
+	}
+	p.begun = b.begin(attestation("caller"))
+	p.calls = b.leaseOne("caller", at(0))
 	return p
 }
 
-func verbs() []verb { return append(writes(), others()...) }
+func verbs() []verb { return slices.Concat(writes(), callWrites(), others(), callReads()) }
 
 // writes are the verbs that are durable when they return.
 func writes() []verb {
@@ -177,7 +188,7 @@ func testLife(t *testing.T, fresh func(testing.TB) Opener) {
 	})
 
 	t.Run("each verb that writes changes something", func(t *testing.T) {
-		for _, v := range writes() {
+		for _, v := range slices.Concat(writes(), callWrites()) {
 			p := prepare(start(t, fresh))
 			before := p.dump()
 			p.ok(v.call(p.ctx, p))

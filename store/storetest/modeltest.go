@@ -109,7 +109,7 @@ func (d *duel) move() {
 		make   func()
 	}{
 		{10, d.registrarMove}, {6, d.addAgent}, {8, d.changeAgent}, {20, d.claim}, {20, d.commit}, {8, d.policyMove},
-		{8, d.eventMove}, {6, d.look}, {1, d.compareAll}, {1, d.restart},
+		{8, d.eventMove}, {20, d.callMove}, {6, d.look}, {1, d.compareAll}, {1, d.restart},
 	}
 	total := 0
 	for _, m := range moves {
@@ -124,10 +124,14 @@ func (d *duel) move() {
 	}
 }
 
-// restart reopens the engine. Whether leases survive is the engine's affair, so time passes until none is left.
+// restart reopens the engine. Whether leases and offers survive is the engine's affair, so time passes until no lease is
+// left, and offers are taken.
 func (d *duel) restart() {
 	d.reopen()
 	d.now = d.now.Add(2 * ttl)
+	for _, id := range sessionIDs {
+		_, _ = d.TakeOffer(d.ctx, id), d.model.TakeOffer(d.ctx, id)
+	}
 	d.compareAll()
 }
 
@@ -233,6 +237,9 @@ func (d *duel) commit() {
 			e.Channel, e.Target = "agent", d.pick("a")
 		}
 		r.Events = append(r.Events, e)
+	}
+	if d.random.IntN(3) == 0 {
+		d.judges(l.model.Agent.ID, &r)
 	}
 	d.agree("Commit", d.Commit(d.ctx, l.engine, r, d.now), d.model.Commit(d.ctx, l.model, r, d.now), nil, nil)
 }

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ func testRecords(t *testing.T, fresh func(testing.TB) Opener) {
 		{"come back as they went in", testRoundTrip},
 		{"times are UTC with microseconds", testTimes},
 		{"belong to the caller", testOwnership},
+		{"of agents that call in, too", testCallRecords},
 		{"have limits", testLimits},
 		{"are UTF-8", testText},
 	})
@@ -135,14 +137,17 @@ func testOwnership(b *rig) {
 	b.same(string(must[store.Policy](b)(b.Policy(b.ctx, p.Kind, p.Name)).Text), "text")
 }
 
+// limited is a verb with something that is as long as asked for.
+type limited struct {
+	limit int
+	call  func(n int) error
+}
+
 func testLimits(b *rig) {
 	long := func(n int) string { return strings.Repeat("x", n) }
 	b.ok(b.AddAgent(b.ctx, agent("in flight")))
 	l := b.claimOne(at(0))
-	verbs := map[string]struct {
-		limit int
-		call  func(n int) error
-	}{
+	verbs := map[string]limited{
 		"agent id": {store.MaxID, func(n int) error { return b.AddAgent(b.ctx, store.Agent{ID: long(n)}) }},
 		"registered id": {store.MaxID, func(n int) error {
 			_, err := b.Stage(b.ctx, registration(long(n), "tpm"), at(0), ttl)
@@ -182,6 +187,7 @@ func testLimits(b *rig) {
 			return err
 		}},
 	}
+	maps.Copy(verbs, b.callLimits())
 	for name, v := range verbs {
 		if err := v.call(v.limit + 1); err == nil {
 			b.Errorf("%s of %d bytes is taken", name, v.limit+1)
@@ -213,6 +219,7 @@ func testText(b *rig) {
 	b.is(b.AddPolicy(b.ctx, policy("", "")), store.ErrInvalid)
 	b.is(b.AddPolicy(b.ctx, policy("\xff", "")), store.ErrInvalid)
 	b.is(b.AddPolicy(b.ctx, store.Policy{Kind: "other", Name: "p"}), store.ErrInvalid)
+	b.refuseCalls(l)
 	b.same(b.dump(), before)
 	b.ok(b.Commit(b.ctx, l, passed(l, at(1)), at(0))) // the lease survived
 }

@@ -12,10 +12,10 @@ import (
 func testSessions(t *testing.T, fresh func(testing.TB) Opener) {
 	runAll(t, fresh, []test{
 		{"an offer is there until it is taken, once", testOffer},
-		{"the oldest offers give way", testOffersBounded}, // NT-84
+		{"the oldest offers give way", testOffersBounded},
 		{"an agent has one session", testOneSession},
-		{"a session belongs to one agent", testSessionOfAnother}, // NT-82
-		{"a session ends with its agent", testSessionOfDeleted},
+		{"a session belongs to one agent", testSessionOfAnother}, // NT-80
+		{"a session ends with its agent", testSessionOfDeleted},  // NT-86
 		{"a round extends the session, and never shortens it", testSessionExtended},
 	})
 }

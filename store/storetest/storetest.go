@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -239,10 +240,13 @@ func (b *rig) dump() dump {
 	return d
 }
 
+// sessionIDs are ids that tests use, beside those of session.
+var sessionIDs = []string{"s0", "s1", "s2", "s3", "s4"}
+
 // sessions are those of the ids that tests use.
 func (b *rig) sessions(agents []store.Agent) []store.Session {
 	b.Helper()
-	ids := []string{"s0", "s1", "s2", "s3", "s4"}
+	ids := slices.Clone(sessionIDs)
 	for _, a := range agents {
 		ids = append(ids, session(a.ID).ID)
 	}
