@@ -15,7 +15,7 @@ var differs = map[string]struct {
 	status int // 0 = not sent
 	why    string
 }{
-	"083": {307, "the root leads to /version"},
+	"083": {307, "the root leads to API 3.0, which answers"},
 	"086": {200, "the root of a version names it"},
 	"087": {200, "the root of a version names it"},
 	"088": {200, "the root of a version names it"},

@@ -29,7 +29,7 @@ func (v *Verifier) Handler() http.Handler {
 	}, v.routes()...)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
-			w.Header().Set("Location", "/version")
+			w.Header().Set("Location", "/v"+api.PushVersion+"/")
 			w.WriteHeader(http.StatusTemporaryRedirect)
 			return
 		}
@@ -53,11 +53,16 @@ func (v *Verifier) discoveryRoutes() []web.Route {
 	root := func(_ context.Context, r *web.Request) (any, error) {
 		return map[string]string{"version": r.Version}, nil
 	}
+	rootV3 := func(_ context.Context, r *web.Request) (any, error) {
+		return web.Document{Code: http.StatusOK, Type: api.JSONAPIType, Body: api.RootDocument{
+			Meta: api.RootMeta{Version: r.Version}, Links: &api.Links{Self: r.Path}, JSONAPI: jsonAPIVersion,
+		}}, nil
+	}
 	return []web.Route{
 		{Pattern: "GET /version", Action: "read_version", Handle: versions},
 		{Pattern: "GET /versions", Action: "read_version", Handle: versions},
 		{Pattern: "GET /{version}", Action: "read_version", Handle: root},
-		{Pattern: "GET /{v3}", Action: "read_version", Handle: root},
+		{Pattern: "GET /{v3}", Action: "read_version", Handle: rootV3},
 	}
 }
 

@@ -129,14 +129,19 @@ func readSession[A any](r *web.Request) (attributes A, err error) {
 	if err != nil {
 		return attributes, err
 	}
-	_, text, err := parseDocument(string(body))
-	if err == nil && text != "" {
-		err = strictjson.Unmarshal([]byte(text), maxJSONDepth, &attributes)
-	}
-	if err != nil {
+	if attributes, err = parseSession[A](string(body)); err != nil {
 		return attributes, &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
 	return attributes, nil
+}
+
+// parseSession reads the attributes of the session that a document holds.
+func parseSession[A any](text string) (attributes A, err error) {
+	_, members, err := parseDocument(text)
+	if err == nil && members != "" {
+		err = strictjson.Unmarshal([]byte(members), maxJSONDepth, &attributes)
+	}
+	return attributes, err
 }
 
 func possession() api.Authentication {

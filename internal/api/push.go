@@ -35,6 +35,18 @@ type List[A any] struct {
 	JSONAPI *JSONAPI      `json:"jsonapi,omitempty"`
 }
 
+// RootDocument is GET /v3.0/.
+type RootDocument struct {
+	Meta    RootMeta `json:"meta"`
+	Links   *Links   `json:"links,omitempty"`
+	JSONAPI *JSONAPI `json:"jsonapi,omitempty"`
+}
+
+// RootMeta says which version of the API answers.
+type RootMeta struct {
+	Version string `json:"version"`
+}
+
 // Resource is one thing with its attributes. Attestations have no id.
 type Resource[A any] struct {
 	Type       string `json:"type"`

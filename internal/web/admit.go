@@ -14,9 +14,9 @@ import (
 type Access int
 
 const (
-	// Public routes are open to everybody, over plain HTTP too.
+	// Public routes are open to everybody, over plain HTTP too; a bearer token that comes along over TLS must be good.
 	Public Access = iota
-	// Private routes are open to everybody, but over TLS only.
+	// Private routes are open to everybody, but over TLS only. They ignore tokens: they are where new ones come from.
 	Private
 	// Admin routes need TLS and a client certificate of the operators' CA.
 	Admin
@@ -41,13 +41,12 @@ var (
 // no client certificate turns into an administrator. id is the path's.
 func (x *exchange) admit(id string) error {
 	access := x.route.Access
-	if access == Public {
+	switch {
+	case x.req.TLS == nil && access == Public:
 		return nil
-	}
-	if x.req.TLS == nil {
+	case x.req.TLS == nil:
 		return &Error{Code: http.StatusBadRequest, Err: fmt.Errorf("%s needs TLS", x.route.Action)}
-	}
-	if access == Private {
+	case access == Private, access == Public && x.rt.opts.Authenticate == nil:
 		return nil
 	}
 	if header := x.req.Header.Values("Authorization"); len(header) > 0 {
@@ -56,6 +55,8 @@ func (x *exchange) admit(id string) error {
 		}
 	}
 	switch {
+	case access == Public:
+		return nil
 	case access == Admin && x.agent != "":
 		return x.forbidden("requires admin authentication (mTLS certificate)", nil)
 	case access == Admin:

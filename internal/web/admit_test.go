@@ -35,6 +35,7 @@ func authenticated(t *testing.T) http.Handler {
 			return "", web.ErrToken
 		},
 	},
+		web.Route{Pattern: "GET /version", Action: "read_version", Handle: whoami},
 		web.Route{Pattern: "POST /{v3}/sessions", Access: web.Private, Action: "create_session", Handle: whoami},
 		web.Route{Pattern: "POST /{v3}/agents/{id}/attestations", Access: web.Agent, Action: "submit_attestation", Handle: whoami},
 		web.Route{Pattern: "GET /{v3}/agents/{id}", Access: web.AgentOrAdmin, Action: "read_agent", Handle: whoami},
@@ -68,6 +69,10 @@ func TestAgentsSpeakForThemselves(t *testing.T) {
 		"over plain HTTP":              {"POST", attestations, "Bearer token-of-a", true, 400, ""},
 		"session over plain HTTP":      {"POST", "/v3.0/sessions", "", true, 400, ""},
 		"session with a stale token":   {"POST", "/v3.0/sessions", "Bearer x", false, 200, `"agent":""`},
+		"public":                       {"GET", "/version", "", false, 200, `"agent":""`},
+		"public with a token":          {"GET", "/version", "Bearer token-of-a", false, 200, `"agent":"a"`},
+		"public with a stale token":    {"GET", "/version", "Bearer old", false, 401, "Authentication token expired"},
+		"public over plain HTTP":       {"GET", "/version", "Bearer old", true, 200, `"agent":""`},
 		"own record":                   {"GET", "/v3.0/agents/a", "Bearer token-of-a", false, 200, `"agent":"a"`},
 		"another's record":             {"GET", "/v3.0/agents/b", "Bearer token-of-a", false, 403, "ownership required"},
 		"record without credentials":   {"GET", "/v3.0/agents/a", "", false, 403, "Action read_agent requires authentication"},
