@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -235,21 +236,43 @@ func (a *agent) register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	transport := &http.Transport{DisableKeepAlives: true} // no proxy: the registrar is in the operator's network
-	if a.cfg.Calling.RegistrarTLS {
+	transport := &http.Transport{DisableKeepAlives: true}
+	if a.cfg.Calling.RegistrarTLS { // without TLS, no proxy: the registrar is in the operator's network
 		if transport.TLSClientConfig, err = pki.ClientTLS(pki.ClientFiles{ServerCAs: a.cfg.Calling.RegistrarCAs}); err != nil {
 			return fmt.Errorf("registrar_tls_ca_cert: %w", err)
 		}
+		if transport.Proxy, err = proxies(a.cfg.Calling.VerifierProxy); err != nil {
+			return err
+		}
 	}
-	return registration{
+	err = registration{
 		client:   api.NewRegistrar(api.URL(a.cfg.RegistrarAddress()), &http.Client{Timeout: registrarTimeout, Transport: transport}),
 		agentID:  a.id,
 		versions: spokenVersions("registrar_api_versions", a.cfg.Calling.RegistrarVersions, a.log),
 		request:  request,
 		activate: a.activate,
-		retry:    a.backoff(),
+		retry:    a.registrationRetry(),
 		log:      a.log,
 	}.run(ctx)
+	if a.cfg.Once != nil && err != nil && ctx.Err() == nil && passing(err) {
+		a.log.Warn().Err(err).Msg("registrar cannot be reached: attesting as what was registered before")
+		return nil
+	}
+	return err
+}
+
+// registrationRetry says how long a registrar is waited for: by an agent that calls, for as long as it takes; by one that
+// attests once, hardly.
+func (a *agent) registrationRetry() backoff {
+	retry := a.backoff()
+	switch {
+	case a.cfg.Once != nil:
+		retry = hasty
+		retry.retries = 1
+	case a.cfg.Push:
+		retry.retries = math.MaxInt
+	}
+	return retry
 }
 
 // activate opens a credential that was made for this TPM's EK and AK.

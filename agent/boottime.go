@@ -19,32 +19,35 @@ type bootClock struct {
 	keep   string // file for the boot's id and its time
 }
 
+// boot is one boot of this machine.
+type boot struct {
+	id   string
+	time time.Time // in whole seconds; the same whenever it is asked for
+}
+
 const maxProcFile = 1 << 20
 
-// read returns the time of the boot, in whole seconds.
-func (b bootClock) read() (time.Time, error) {
-	id, err := os.ReadFile(b.bootID)
+// read returns this boot.
+func (b bootClock) read() (boot, error) {
+	text, err := os.ReadFile(b.bootID)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("read the boot's id: %w", err)
+		return boot{}, fmt.Errorf("read the boot's id: %w", err)
 	}
-	id = bytes.TrimSpace(id)
+	id := string(bytes.TrimSpace(text))
 	kept, err := readBounded(b.keep, maxIdentityFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return time.Time{}, fmt.Errorf("read the time of the boot: %w", err)
+		return boot{}, fmt.Errorf("read the time of the boot: %w", err)
 	}
-	if of, at, ok := strings.Cut(strings.TrimSpace(string(kept)), " "); ok && of == string(id) {
+	if of, at, ok := strings.Cut(strings.TrimSpace(string(kept)), " "); ok && of == id {
 		if seconds, err := strconv.ParseInt(at, 10, 64); err == nil {
-			return time.Unix(seconds, 0).UTC(), nil
+			return boot{id, time.Unix(seconds, 0).UTC()}, nil
 		}
 	}
 	seconds, err := b.kernel()
 	if err != nil {
-		return time.Time{}, fmt.Errorf("read the time of the boot: %w", err)
+		return boot{}, fmt.Errorf("read the time of the boot: %w", err)
 	}
-	if err := writePrivate(b.keep, fmt.Appendf(nil, "%s %d\n", id, seconds)); err != nil {
-		return time.Time{}, err
-	}
-	return time.Unix(seconds, 0).UTC(), nil
+	return boot{id, time.Unix(seconds, 0).UTC()}, writePrivate(b.keep, fmt.Appendf(nil, "%s %d\n", id, seconds))
 }
 
 // kernel reads btime of /proc/stat (proc(5)).

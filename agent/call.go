@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -22,6 +23,7 @@ func (a *agent) call(ctx context.Context) error {
 		return err
 	}
 	if a.cfg.Once != nil {
+		c.interval, c.retry = min(c.interval, hastyInterval), hasty
 		verdict, err := c.once(ctx)
 		if err == nil {
 			a.cfg.Once(verdict)
@@ -35,6 +37,12 @@ func (a *agent) call(ctx context.Context) error {
 	payloads := a.newPayloads(revoker)
 	box := &mailbox{agentID: a.id, unseal: a.activate, deliver: payloads.submit}
 	c.payload, c.notice = box.open, revoker.submit
+	if c.memory, err = readCallMemory(filepath.Join(a.cfg.KeylimeDir, callMemoryFile), c.witness.boot.id); err != nil {
+		return err
+	}
+	if !payloads.present() {
+		c.memory.Payloads = nil // they are fetched anew
+	}
 
 	workers, stop := context.WithCancel(ctx)
 	var group sync.WaitGroup
@@ -51,7 +59,7 @@ func (a *agent) newCaller(ctx context.Context) (*caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	booted, err := bootClock{
+	boot, err := bootClock{
 		stat: "/proc/stat", bootID: "/proc/sys/kernel/random/boot_id", keep: filepath.Join(a.cfg.KeylimeDir, bootTimeFile),
 	}.read()
 	if err != nil {
@@ -65,7 +73,7 @@ func (a *agent) newCaller(ctx context.Context) (*caller, error) {
 	c := &caller{
 		agentID: a.id, interval: calling.Interval, retry: a.backoff(), log: a.log, now: time.Now,
 		witness: &witness{
-			attester: a.attester, logs: a.logs, banks: banks, booted: booted,
+			attester: a.attester, logs: a.logs, banks: banks, boot: boot,
 			keyName: calling.KeyIdentifier, uefiForm: calling.BootLogVersion,
 		},
 	}
@@ -78,18 +86,33 @@ func (a *agent) newCaller(ctx context.Context) (*caller, error) {
 // verifierHTTP is the client that verifiers are called with: it knows them by their CA, and shows no certificate.
 func (a *agent) verifierHTTP() (_ *http.Client, err error) {
 	calling := a.cfg.Calling
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, IdleConnTimeout: 5 * time.Minute, MaxIdleConnsPerHost: 1}
-	if calling.VerifierProxy != "" {
-		proxy, err := url.Parse(calling.VerifierProxy)
-		if err != nil {
-			return nil, fmt.Errorf("verifier_proxy: %w", err)
-		}
-		transport.Proxy = http.ProxyURL(proxy)
+	transport := &http.Transport{IdleConnTimeout: 5 * time.Minute, MaxIdleConnsPerHost: 1}
+	if transport.Proxy, err = proxies(calling.VerifierProxy); err != nil {
+		return nil, err
 	}
 	if transport.TLSClientConfig, err = verifierTLS(calling); err != nil {
 		return nil, fmt.Errorf("verifier_tls_ca_cert: %w", err)
 	}
 	return &http.Client{Timeout: calling.RequestTimeout, Transport: transport}, nil
+}
+
+// proxies says which proxy a request takes: the configured one, or that of HTTPS_PROXY and NO_PROXY. What is not
+// encrypted is for this machine itself, and takes none.
+func proxies(configured config.Secret) (func(*http.Request) (*url.URL, error), error) {
+	find := http.ProxyFromEnvironment
+	if configured != "" {
+		proxy, err := url.Parse(string(configured))
+		if err != nil {
+			return nil, errors.New("verifier_proxy is no URL") // it may hold a password
+		}
+		find = http.ProxyURL(proxy)
+	}
+	return func(r *http.Request) (*url.URL, error) {
+		if r.URL.Scheme != "https" {
+			return nil, nil
+		}
+		return find(r)
+	}, nil
 }
 
 // verifierTLS trusts the verifiers' CAs, unless a test asks for less.

@@ -29,12 +29,12 @@ type caller struct {
 	payload func(context.Context, api.Payload) error
 	notice  func(api.Notification) bool
 
+	memory *callMemory // nil when neither is taken
+
 	session  session // at the verifier that is called
 	at       int     // its index
 	silent   int     // verifiers in a row that did not answer
 	refusals int     // tokens in a row that were refused as soon as they were used
-	taken    uint64  // highest notice taken from this verifier
-	payloads uint64  // revision of the payload taken
 }
 
 // run attests until ctx ends.
@@ -68,12 +68,15 @@ func (c *caller) attest(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errEvidence, err)
 	}
-	offer.Extensions = []string{api.ExtensionPayload, api.ExtensionNotices}
-	offer.NoticeSeen = c.taken
+	if c.memory != nil {
+		offer.Extensions = []string{api.ExtensionPayload, api.ExtensionNotices}
+		offer.NoticeSeen = c.memory.Notices[c.verifier().Base()]
+	}
 	location, wanted, err := c.session.client.Open(ctx, c.session.token, c.agentID, offer)
 	if err != nil {
 		return 0, fmt.Errorf("open an attestation: %w", err)
 	}
+	c.refusals = 0
 	if len(wanted.EvidenceRequested) == 0 {
 		return 0, fmt.Errorf("%w: none is asked for, since the agent is enrolled without any policy", errEvidence)
 	}
@@ -81,7 +84,7 @@ func (c *caller) attest(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("deliver evidence: %w", err)
 	}
-	c.silent, c.refusals = 0, 0
+	c.silent = 0
 	c.log.Info().Str("verifier", c.verifier().Base()).Str("attestation", location).Msg("evidence delivered")
 	c.take(ctx, meta)
 	if meta.SecondsToNext == nil {
@@ -112,64 +115,85 @@ var errEvidence = errors.New("this machine cannot give the evidence")
 
 // take accepts what came with an acknowledgement. Nothing of it stops attesting.
 func (c *caller) take(ctx context.Context, meta api.Meta) {
-	for _, n := range meta.Notices {
-		var message api.Notification
-		if err := strictjson.Unmarshal(n.Message, bodyDepth, &message); err != nil {
-			c.log.Warn().Err(err).Uint64("notice", n.ID).Msg("revocation notice cannot be read and is passed over")
-		} else if c.notice == nil || !c.notice(message) {
-			break // the rest is offered again
-		}
-		c.taken = max(c.taken, n.ID)
-	}
-	if c.payload == nil || meta.PayloadRev == 0 || meta.PayloadRev == c.payloads {
+	if c.memory == nil {
 		return
 	}
+	rev := meta.PayloadRev
+	if rev == 0 || rev == c.memory.Payloads[c.verifier().Base()] {
+		c.takeNotices(meta.Notices)
+		return
+	}
+	// The payload may bring the certificate that notices are believed by: they are taken when it is there.
 	p, err := c.session.client.Payload(ctx, c.session.token, c.agentID)
 	if err == nil {
 		err = c.payload(ctx, p)
 	}
+	if err == nil {
+		err = c.memory.unpacked(c.verifier().Base(), rev)
+	}
 	if err != nil {
 		c.log.Error().Err(err).Str("audit", "payload").Msg("payload was not taken; it is fetched again after the next attestation")
-		return
 	}
-	c.payloads = meta.PayloadRev
+}
+
+// takeNotices hands over the revocations that were not taken before. Those that find no room are offered again.
+func (c *caller) takeNotices(notices []api.NoticeOnWire) {
+	taken := c.memory.Notices[c.verifier().Base()]
+	for _, n := range notices {
+		if n.ID <= taken {
+			continue
+		}
+		var message api.Notification
+		if err := strictjson.Unmarshal(n.Message, bodyDepth, &message); err != nil {
+			c.log.Warn().Err(err).Uint64("notice", n.ID).Msg("revocation notice cannot be read and is passed over")
+		} else if !c.notice(message) {
+			break
+		}
+		taken = n.ID
+	}
+	if err := c.memory.took(c.verifier().Base(), taken); err != nil {
+		c.log.Error().Err(err).Str("audit", "revocation").Msg("revocations that were taken may be carried out again after a restart")
+	}
 }
 
 // after decides how long to wait after a failure, and whom to call then.
 func (c *caller) after(err error) time.Duration {
+	wasRefused := c.session.refused(err)
 	switch {
 	case errors.Is(err, errNotEnrolled), errors.Is(err, errProof):
+		c.turn() // another verifier may know the agent
 		c.silent = 0
-		return jitter(c.interval)
-	case c.session.refused(err):
+		return max(retryAfter(err, c.now()), jitter(c.interval))
+	case wasRefused && api.IsStatus(err, http.StatusUnauthorized):
 		c.silent = 0
 		if c.refusals++; c.refusals < 2 {
 			return 0 // tokens end: another one is asked for at once
 		}
-		return max(time.Second, c.retry.wait(c.refusals-2))
-	case unanswered(err):
-		return c.next(err)
+		return max(time.Second, c.retry.wait(c.refusals-2), retryAfter(err, c.now()))
+	case c.unanswered(err):
+		c.turn()
+		if c.silent++; c.silent < len(c.verifiers) {
+			return 0 // only when none of them answered, there is a pause
+		}
+		return max(time.Second, c.retry.wait(c.silent/len(c.verifiers)-1), retryAfter(err, c.now()))
 	}
 	c.silent = 0
 	return max(retryAfter(err, c.now()), jitter(c.interval))
 }
 
-// next turns to another verifier. Only when none of them answered, there is a pause.
-func (c *caller) next(err error) time.Duration {
+// turn goes to the next verifier, where this one's token is of no use.
+func (c *caller) turn() {
 	c.session = session{}
 	c.at = (c.at + 1) % len(c.verifiers)
-	c.taken, c.payloads = 0, 0 // numbers of another store, perhaps; what they stand for is not carried out twice
-	if c.silent++; c.silent < len(c.verifiers) {
-		return 0
-	}
-	return max(c.retry.wait(c.silent/len(c.verifiers)-1), retryAfter(err, c.now()), time.Second)
 }
 
-// unanswered reports whether a verifier did not do its work: no connection to it, or an answer that says so.
-func unanswered(err error) bool {
+// unanswered reports whether a verifier did not do its work: no connection to it, or an answer that says so. One that is
+// busy and says for how long is waited for, unless there are others.
+func (c *caller) unanswered(err error) bool {
 	var answer *api.Error
 	if errors.As(err, &answer) {
-		return answer.Status >= 500 && answer.RetryAfter == "" || answer.Status == http.StatusRequestTimeout
+		busy := answer.RetryAfter != "" && len(c.verifiers) == 1
+		return answer.Status >= 500 && !busy || answer.Status == http.StatusRequestTimeout
 	}
 	return !errors.Is(err, errEvidence)
 }

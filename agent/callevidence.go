@@ -20,7 +20,7 @@ type witness struct {
 	attester *attester
 	logs     bootLogs
 	banks    map[tpm.Hash]tpm.Mask // of the TPM
-	booted   time.Time
+	boot     boot
 	keyName  string // what the AK is called towards verifiers
 	uefiForm string // version of the event log's format
 }
@@ -29,24 +29,28 @@ func (w *witness) certify(ctx context.Context, nonce []byte) (attest, signature 
 	return w.attester.certify(ctx, nonce)
 }
 
-// offer lists the evidence that this machine can give.
+// offer lists the evidence that this machine can give. A log that it does not have is offered as an empty one (wire), so
+// that a policy which needs it fails the machine instead of never being asked.
 func (w *witness) offer() (api.AttestationRequest, error) {
-	items := []api.EvidenceItem{w.quoteOffer()}
-	if w.logs.uefi != nil {
-		items = append(items, item(api.ClassLog, api.EvidenceBootLog, api.LogCapabilities{
-			EvidenceVersion: w.uefiForm, Formats: []string{api.FormatBootLog},
-		}))
-	}
+	var lines, none uint64
+	var err error
 	if w.logs.ima != nil {
-		lines, err := w.logs.ima.complete()
-		if err != nil {
+		if lines, err = w.logs.ima.complete(); err != nil {
 			return api.AttestationRequest{}, err
 		}
-		items = append(items, item(api.ClassLog, api.EvidenceIMA, api.LogCapabilities{
-			EntryCount: &lines, Partial: true, Appendable: true, Formats: []string{api.FormatIMA},
-		}))
 	}
-	return api.AttestationRequest{Supported: items, System: api.SystemInfo{BootTime: w.booted.Format(time.RFC3339)}}, nil
+	bootLog := api.LogCapabilities{EvidenceVersion: w.uefiForm, Formats: []string{api.FormatBootLog}}
+	if w.logs.uefi == nil {
+		bootLog.EntryCount = &none
+	}
+	items := []api.EvidenceItem{
+		w.quoteOffer(),
+		item(api.ClassLog, api.EvidenceBootLog, bootLog),
+		item(api.ClassLog, api.EvidenceIMA, api.LogCapabilities{
+			EntryCount: &lines, Partial: true, Appendable: true, Formats: []string{api.FormatIMA},
+		}),
+	}
+	return api.AttestationRequest{Supported: items, System: api.SystemInfo{BootTime: w.boot.time.Format(time.RFC3339)}}, nil
 }
 
 func item(class, kind string, capabilities any) api.EvidenceItem {
@@ -69,7 +73,7 @@ func (w *witness) quoteOffer() api.EvidenceItem {
 	}
 	slices.Sort(hashes)
 	algorithm, size := keyKind(ak)
-	return item(api.ClassCertification, api.EvidenceQuote, api.QuoteCapabilities{
+	return item(api.ClassCertification, api.EvidenceQuote, quoteCapabilities{QuoteCapabilities: api.QuoteCapabilities{
 		ComponentVersion: "2.0", SignatureSchemes: []string{scheme}, HashAlgorithms: hashes, Subjects: subjects,
 		Keys: []api.CertificationKey{{
 			Class: "asymmetric", Algorithm: algorithm, Size: size,
@@ -77,7 +81,13 @@ func (w *witness) quoteOffer() api.EvidenceItem {
 			Schemes: []string{scheme}, Hashes: []string{hash},
 			Public: base64.StdEncoding.EncodeToString(ak.Bytes()[2:]), // TPMT_PUBLIC: without the size
 		}},
-	})
+	}})
+}
+
+// quoteCapabilities leaves out the version that servers show as null: agents send none (wire).
+type quoteCapabilities struct {
+	api.QuoteCapabilities
+	EvidenceVersion *string `json:"evidence_version,omitempty"`
 }
 
 // errAskedFor says that a verifier asks for what this machine did not offer.
@@ -154,20 +164,28 @@ func (w *witness) log(want api.EvidenceItem) (part, error) {
 	if err := json.Unmarshal(want.Chosen, &p); err != nil {
 		return part{}, fmt.Errorf("%w: parameters of %s: %w", errAskedFor, want.Type, err)
 	}
-	switch {
-	case want.Type == api.EvidenceBootLog && w.logs.uefi != nil:
-		return part{class: want.Class, kind: want.Type, text: io.NewSectionReader(w.logs.uefi, 0, maxBootLog), binary: true}, nil
-	case want.Type == api.EvidenceIMA && w.logs.ima != nil:
+	piece := part{class: want.Class, kind: want.Type}
+	switch want.Type {
+	case api.EvidenceBootLog:
+		piece.binary = true
+		if w.logs.uefi != nil {
+			piece.text = io.NewSectionReader(w.logs.uefi, 0, maxBootLog)
+		} else {
+			piece.head = json.RawMessage(`{"entries":""}`)
+		}
+		return piece, nil
+	case api.EvidenceIMA:
+		if w.logs.ima == nil {
+			piece.head = json.RawMessage(`{"entry_count":0,"entries":""}`)
+			return piece, nil
+		}
 		var offset uint64
 		if p.Offset != nil {
 			offset = *p.Offset
 		}
 		window, lines, err := w.logs.ima.entries(offset, p.Count)
-		if err != nil {
-			return part{}, err
-		}
-		head, err := json.Marshal(map[string]uint64{"entry_count": lines})
-		return part{class: want.Class, kind: want.Type, head: head, text: window.text}, err
+		piece.head, piece.text = fmt.Appendf(nil, `{"entry_count":%d}`, lines), window.text
+		return piece, err
 	}
 	return part{}, fmt.Errorf("%w: %.50q", errAskedFor, want.Type)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"path/filepath"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -32,7 +33,8 @@ directory for payloads and goes on as the user of run_as.
 
 With --push it listens to nobody and calls its verifiers instead, through firewalls, NAT and proxies. With --once
 it then attests once, prints the verdict and exits: 0 = passed, 3 = failed, 4 = not enrolled for the push model,
-5 = no verifier can be reached, 1 = anything else. Its log goes to standard error then.
+5 = nobody answered in time, 6 = the verifier refuses to attest it, 1 = trouble on this machine. Its log goes to
+standard error then.
 
 Examples:
    KEYLIME_AGENT_UUID=hash_ek KEYLIME_AGENT_REGISTRAR_IP=registrar.example.org keylime agent
@@ -75,37 +77,31 @@ func load(c *cli.Context, src config.Sources) (daemon.Runner, config.Report, err
 	}, report, nil
 }
 
-// The exit statuses of --once.
-const (
-	exitFailed      = 3
-	exitNotEnrolled = 4
-	exitUnreachable = 5
-)
+// exitStatuses are those of --once. 1 is anything that is wrong on this machine, 2 a wrong command line.
+var exitStatuses = map[Outcome]int{
+	OutcomePass: 0, OutcomeFail: 3, OutcomeNotEnrolled: 4, OutcomeUnreachable: 5, OutcomeRefused: 6,
+}
 
-// runOnce attests once, prints the verdict, and makes an exit status of it.
+// runOnce attests once, prints what came of it, and makes an exit status of it.
 func runOnce(ctx context.Context, cfg Config, log zerolog.Logger, out io.Writer, asJSON bool) error {
-	var verdict *Verdict
-	cfg.Once = func(v Verdict) { verdict = &v }
+	verdict := Verdict{Outcome: OutcomeUnreachable, AgentID: cfg.UUID, Detail: "no verdict within the time"}
+	cfg.Once = func(v Verdict) { verdict = v }
 	err := Run(ctx, cfg, log)
 	switch {
-	case errors.Is(err, ErrNotEnrolled):
-		return cli.Exit(err, exitNotEnrolled)
-	case errors.Is(err, ErrUnreachable):
-		return cli.Exit(err, exitUnreachable)
 	case err != nil:
 		return err
-	case verdict == nil:
-		return cli.Exit(fmt.Sprintf("no verdict within the time: %v", context.Cause(ctx)), exitUnreachable)
-	}
-	if asJSON {
+	case asJSON:
 		err = json.NewEncoder(out).Encode(verdict)
-	} else {
+	default:
 		_, err = fmt.Fprintln(out, verdict)
 	}
-	if err == nil && !verdict.Pass() {
-		return cli.Exit("", exitFailed)
+	if err != nil {
+		return fmt.Errorf("print the verdict: %w", err)
 	}
-	return err
+	if status := exitStatuses[verdict.Outcome]; status != 0 {
+		return cli.Exit("", status)
+	}
+	return nil
 }
 
 // keepRoot lets the agent run as root where the account of the default run_as does not exist: the agent then starts
@@ -131,7 +127,6 @@ func keepRoot(cfg *config.Agent, report config.Report) (warning string) {
 // optionFlags are the options that flags set.
 var optionFlags = []struct{ flag, option string }{
 	{"verifier-url", "verifier_url"},
-	{"ca-certificate", "verifier_tls_ca_cert"},
 	{"timeout", "verifier_timeout"},
 	{"agent-identifier", "uuid"},
 	{"attestation-interval-seconds", "attestation_interval_seconds"},
@@ -165,6 +160,11 @@ func fromFlags(c *cli.Context, options map[string]string) {
 	for _, f := range optionFlags {
 		if c.IsSet(f.flag) {
 			options[f.option] = c.String(f.flag)
+		}
+	}
+	if file := c.String("ca-certificate"); file != "" { // as the shell sees it; the option is below keylime_dir
+		if file, err := filepath.Abs(file); err == nil {
+			options["verifier_tls_ca_cert"] = file
 		}
 	}
 	if c.Bool("insecure") {

@@ -69,6 +69,12 @@ func (p *payloads) process(ctx context.Context, d delivery) error {
 
 func (p *payloads) unpacked() string { return filepath.Join(p.installer.secure, unpackedDir) }
 
+// present reports whether a payload that was unpacked is still there.
+func (p *payloads) present() bool {
+	_, err := os.Lstat(filepath.Join(p.unpacked(), p.installer.keyName))
+	return err == nil
+}
+
 // unpack installs the payload and makes its revocation certificate and actions those in force.
 func (p *payloads) unpack(d delivery) error {
 	p.revoker.payloadFiles.Lock()

@@ -11,7 +11,7 @@ import (
 type Calling struct {
 	VerifierURLs   []string // tried in turn; https, or http on this machine
 	VerifierCAs    []string // of the verifiers' certificates
-	VerifierProxy  string   // URL of a proxy; "" = that of the environment
+	VerifierProxy  Secret   // URL of a proxy, perhaps with a password; "" = that of the environment
 	RequestTimeout time.Duration
 	Interval       time.Duration // when a verifier does not say when to come again, and after a refusal
 
@@ -30,7 +30,7 @@ func (c *Calling) options() []option {
 	return []option{
 		{"verifier_url", words(&c.VerifierURLs, "https://localhost:8881"), "push: verifiers, tried in turn; https, or http to this machine itself"},
 		{"verifier_tls_ca_cert", words(&c.VerifierCAs, "default"), "push: CA certificates of the verifiers; `default` is cv_ca/cacert.crt"},
-		{"verifier_proxy", webURL(&c.VerifierProxy), "push: HTTP proxy to call the verifiers by; empty = that of HTTPS_PROXY and NO_PROXY"},
+		{"verifier_proxy", secret(&c.VerifierProxy, ""), "push: URL of the HTTP proxy that HTTPS connections take; empty = that of HTTPS_PROXY and NO_PROXY"},
 		{"verifier_timeout", millis(&c.RequestTimeout, 60*time.Second), "push: limit for one request to a verifier, in milliseconds"},
 		{"attestation_interval_seconds", seconds(&c.Interval, 60*time.Second), "push: pause after a refusal, and when the verifier does not say when to attest again, in seconds"},
 		{"certification_keys_server_identifier", text(&c.KeyIdentifier, "ak"), "push: what the attestation key is called towards the verifier"},
@@ -64,6 +64,9 @@ func (c *Calling) finish(dir string) (warnings []string, errs []error) {
 		}
 		c.VerifierURLs[i] = normal
 	}
+	if _, err := parseURL(string(c.VerifierProxy)); err != nil { // which may quote a password
+		errs = append(errs, optionError("verifier_proxy", "is no http or https URL"))
+	}
 	for _, o := range []struct {
 		name  string
 		value time.Duration
@@ -88,7 +91,7 @@ func verifierURL(text string) (string, error) {
 	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || (u.Scheme != "https" && u.Scheme != "http"):
 		return text, optionError("verifier_url", "%q is no URL such as https://verifier.example.org:8881", text)
 	case u.Scheme == "http" && !thisMachine(u.Hostname()):
-		return text, optionError("verifier_url", "%q is not encrypted, and not this machine: use https", text)
+		return text, optionError("verifier_url", "%q is plain HTTP to another machine: whoever is in between could take the session and attest in this agent's place; use https", text)
 	}
 	return strings.TrimRight(text, "/"), nil
 }
