@@ -64,8 +64,13 @@ func makeShared() (*sharedParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := parts.ca.EnsureLeaf(pki.Leaf{Name: "client", Kind: pki.Client}); err != nil {
-		return nil, err
+	for _, leaf := range []pki.Leaf{
+		{Name: "client", Kind: pki.Client},
+		{Name: "server", Kind: pki.Server, Hosts: []string{"127.0.0.1", "localhost"}},
+	} {
+		if err := parts.ca.EnsureLeaf(leaf); err != nil {
+			return nil, err
+		}
 	}
 	key, err := rsa.GenerateKey(rand.Reader, transportKeyBits)
 	if err != nil {
