@@ -99,7 +99,7 @@ func status(err error, errs io.Writer) int {
 }
 
 // opener opens the database file as the part of the store that a role uses.
-func opener[S any](part func(*bolt.DB) S) func(string, zerolog.Logger) (S, func() error, error) {
+func opener[S any](part func(*bolt.DB) S) daemon.OpenStore[S] {
 	return func(path string, log zerolog.Logger) (s S, closeStore func() error, err error) {
 		db, err := bolt.Open(path, bolt.Options{Log: log})
 		if err != nil {

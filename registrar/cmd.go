@@ -2,8 +2,6 @@ package registrar
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
@@ -13,11 +11,8 @@ import (
 	"keylime/store"
 )
 
-// OpenStore opens the store in a file. close ends its use.
-type OpenStore func(path string, log zerolog.Logger) (s store.Registrar, close func() error, err error)
-
 // Command is the command line of the registrar.
-func Command(open OpenStore) *cli.Command {
+func Command(open daemon.OpenStore[store.Registrar]) *cli.Command {
 	return daemon.Command(daemon.Role{
 		Name:  "registrar",
 		Usage: "prove that agents' keys live in their TPMs, and keep the directory of agents",
@@ -31,22 +26,19 @@ Without configuration it listens on 127.0.0.1, ports 8890 and 8891, with the CA 
 }
 
 // load reads the configuration and returns what runs with it.
-func load(src config.Sources, open OpenStore) (daemon.Runner, config.Report, error) {
+func load(src config.Sources, open daemon.OpenStore[store.Registrar]) (daemon.Runner, config.Report, error) {
 	cfg, report, err := config.LoadRegistrar(src)
 	if err != nil {
 		return nil, report, err
 	}
-	src.Flags = nil // they are the registrar's
-	ca, _, err := config.LoadCA(src)
+	ca, caReport, err := config.LoadCA(src)
 	if err != nil {
 		return nil, report, err
 	}
-	return func(ctx context.Context, log zerolog.Logger) (err error) {
-		s, closeStore, err := open(cfg.Store, log)
-		if err != nil {
-			return fmt.Errorf("registrar: %w", err)
-		}
-		defer func() { err = errors.Join(err, closeStore()) }()
+	if cfg.TLS.Generate {
+		report.Warnings = append(report.Warnings, caReport.Warnings...)
+	}
+	return open.Over(cfg.Store, "registrar", func(ctx context.Context, s store.Registrar, log zerolog.Logger) error {
 		return Run(ctx, cfg, ca, s, log)
-	}, report, nil
+	}), report, nil
 }

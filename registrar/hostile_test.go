@@ -201,7 +201,7 @@ func TestAdministrationNeedsACertificate(t *testing.T) {
 	settings := s.tls.Clone()
 	settings.Certificates, settings.ClientSessionCache = nil, nil
 	nobody, admin := httpClient(t, settings), httpClient(t, s.tls)
-	for _, path := range []string{"/v2.6/agents", "/v2.6/agents/", "/v2/agents/agent", "/v2.0/agents/agent/"} {
+	for _, path := range []string{"/v2.6/agents", "/v2.6/agents/", "/v2/agents/agent", "/v2.0/agents/agent/", "/v3/agents", "/v3.0/agents/agent"} {
 		for method, code := range map[string]int{"GET": 403, "DELETE": 403, "HEAD": 405, "OPTIONS": 405, "TRACE": 405, "PATCH": 405} {
 			if method == "DELETE" && !strings.Contains(path, "agent/") && !strings.HasSuffix(path, "/agent") {
 				code = 405

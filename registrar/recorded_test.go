@@ -142,14 +142,13 @@ var differs = map[string]struct {
 	why    string
 }{
 	"registrar-get-bad-id":          {400, "an id that no agent can have is said to be one"},
-	"registrar-list-v3":             {404, "API 3.x is not served"},
-	"registrar-register-v3":         {404, "API 3.x is not served"},
-	"registrar-register-v3-jsonapi": {404, "API 3.x is not served"},
+	"registrar-list-v3":             {200, "API 3.0 is served"},
+	"078-registrar-register-v3":     {200, "API 3.0 is served"},
 	"registrar-register-ip-999111":  {400, "an address with a mistake is refused"},
 	"registrar-register-port-0":     {400, "ports are 1 to 65535"},
 	"registrar-register-port-70000": {400, "ports are 1 to 65535"},
-	"/v3/":                          {404, "API 3.x is not served"},
-	"/v3.0/":                        {404, "API 3.x is not served"},
+	"/v3/":                          {200, "the root of a version names it"},
+	"/v3.0/":                        {200, "the root of a version names it"},
 	"062-registrar-delete-cleanup":  {404, "what was refused is not there to delete"},
 	"066-registrar-delete-cleanup":  {404, "what was refused is not there to delete"},
 	"068-registrar-delete-cleanup":  {404, "what was refused is not there to delete"},

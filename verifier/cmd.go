@@ -2,8 +2,6 @@ package verifier
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
@@ -13,11 +11,8 @@ import (
 	"keylime/store"
 )
 
-// OpenStore opens the store in a file. close ends its use.
-type OpenStore func(path string, log zerolog.Logger) (s store.Verifier, close func() error, err error)
-
 // Command is the command line of the verifier.
-func Command(open OpenStore) *cli.Command {
+func Command(open daemon.OpenStore[store.Verifier]) *cli.Command {
 	return daemon.Command(daemon.Role{
 		Name:  "verifier",
 		Usage: "attest agents continuously and tell others when one fails",
@@ -31,25 +26,22 @@ needs under /var/lib/keylime/cv_ca; agents are enrolled with keylime tenant add.
 }
 
 // load reads the configuration and returns what runs with it.
-func load(src config.Sources, open OpenStore) (daemon.Runner, config.Report, error) {
+func load(src config.Sources, open daemon.OpenStore[store.Verifier]) (daemon.Runner, config.Report, error) {
 	cfg, report, err := config.LoadVerifier(src)
 	if err != nil {
 		return nil, report, err
 	}
-	src.Flags = nil // they are the verifier's
-	ca, _, err := config.LoadCA(src)
+	ca, caReport, err := config.LoadCA(src)
 	if err != nil {
 		return nil, report, err
+	}
+	if cfg.TLS.Generate {
+		report.Warnings = append(report.Warnings, caReport.Warnings...)
 	}
 	if _, err := severities(cfg); err != nil {
 		return nil, report, err
 	}
-	return func(ctx context.Context, log zerolog.Logger) (err error) {
-		s, closeStore, err := open(cfg.Store, log)
-		if err != nil {
-			return fmt.Errorf("verifier: %w", err)
-		}
-		defer func() { err = errors.Join(err, closeStore()) }()
+	return open.Over(cfg.Store, "verifier", func(ctx context.Context, s store.Verifier, log zerolog.Logger) error {
 		return Run(ctx, cfg, ca, s, log)
-	}, report, nil
+	}), report, nil
 }

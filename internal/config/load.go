@@ -53,6 +53,7 @@ func LoadAgent(src Sources) (Agent, Report, error) {
 
 // LoadCA is LoadVerifier for the certificate authority.
 func LoadCA(src Sources) (CA, Report, error) {
+	src.Flags = nil // they are the options of the role that makes certificates
 	var c CA
 	rep, err := load(src, "ca", c.options(), func(string) ([]string, []error) { return c.finish() })
 	return c, rep, err
