@@ -50,7 +50,7 @@ type Calls interface {
 	PayloadRev(ctx context.Context, agentID string) (uint64, error)
 }
 
-// MaxOffers bounds the offers of sessions that wait for their proof: some 20 MB, and an hour's worth of 50 a second.
+// MaxOffers bounds the offers of sessions that wait for their proof: some 30 MB, and half an hour's worth of 50 a second.
 const MaxOffers = 100_000
 
 // Offer is a challenge that whoever wants a session has to answer.

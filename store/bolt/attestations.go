@@ -206,8 +206,8 @@ func unsealAttestation(record []byte) (store.Attestation, error) {
 			}
 		}
 	}
-	if len(body) > 0 {
-		return store.Attestation{}, fmt.Errorf("%w (trailing data)", store.ErrDamaged)
+	if err := isEnd(body); err != nil {
+		return store.Attestation{}, err
 	}
 	return a, nil
 }
@@ -232,6 +232,14 @@ func cutBlob(body []byte) (data, rest []byte, err error) {
 	}
 	end := n + int(size-1)
 	return append([]byte{}, body[n:end]...), body[end:], nil
+}
+
+// isEnd refuses what follows the last blob of a record.
+func isEnd(rest []byte) error {
+	if len(rest) > 0 {
+		return fmt.Errorf("%w (trailing data)", store.ErrDamaged)
+	}
+	return nil
 }
 
 // A row of the history is a byte of flags, the time of the boot and the time of the capabilities, as timeKey has them.

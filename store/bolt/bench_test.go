@@ -16,6 +16,8 @@ import (
 
 func BenchmarkCommit(b *testing.B) { storetest.Bench(b, b.TempDir(), fresh) }
 
+func BenchmarkCall(b *testing.B) { storetest.BenchCalls(b, b.TempDir(), fresh) }
+
 // fleet enrols agents of one verifier.
 func fleet(b *testing.B, agents int) (path string) {
 	b.Helper()

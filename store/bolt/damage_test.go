@@ -40,11 +40,13 @@ func oddities() map[string]func(record []byte) []byte {
 func TestOddRowsAreIsolated(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range oddities() {
-		for _, in := range []bucket{specBucket, roundBucket, activeBucket, pendingBucket, policyBucket, eventBucket} {
+		for _, in := range []bucket{specBucket, roundBucket, activeBucket, pendingBucket, policyBucket, eventBucket, sessionBucket,
+			attestationBucket, historyBucket, payloadBucket, payloadDataBucket} {
 			t.Run(string(in)+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				path := filepath.Join(t.TempDir(), "keylime.db")
 				furnish(t, path)
+				furnishCalls(t, path)
 				spoilOne(t, path, in, spoil)
 				var log bytes.Buffer
 				db := mustOpen(t, path, Options{Log: zerolog.New(&log)})
@@ -100,6 +102,10 @@ func spoilOne(t *testing.T, path string, in bucket, spoil func([]byte) []byte) {
 			key = policyKey(store.RuntimePolicy, odd)
 		case eventBucket:
 			key = numberKey(1)
+		case sessionBucket:
+			key = []byte("session of " + odd)
+		case attestationBucket, historyBucket:
+			key = attestationKey(odd, 1)
 		}
 		record := slices.Clone(get(tx, in, key))
 		if record == nil {
@@ -183,6 +189,8 @@ func checkOdd(t *testing.T, db *DB, in bucket, log *bytes.Buffer) {
 		isLogged("Revocation event")
 		isDamaged("RetryEvent", db.RetryEvent(ctx, 1, 1, now))
 		mend = append(mend, db.FinishEvent(ctx, 1))
+	default:
+		mend = append(mend, checkOddCalls(t, db, in, isLogged))
 	}
 	if err := errors.Join(mend...); err != nil {
 		t.Errorf("mending: %v", err)
@@ -195,15 +203,15 @@ func checkNoRowsLeft(t *testing.T, db *DB, in bucket) {
 	t.Helper()
 	ctx := context.Background()
 	want := map[bucket]int{
-		usesBucket: 2, eventDueBucket: 2, eventAgentBucket: 2, ekBucket: 4, stagedBucket: 2, // as furnished
+		usesBucket: 2, eventDueBucket: 2, eventAgentBucket: 2, eventChannelBucket: 2, ekBucket: 4, stagedBucket: 2, // as furnished
 	}
 	switch in {
 	case specBucket, roundBucket:
-		want[usesBucket], want[eventDueBucket], want[eventAgentBucket] = 1, 1, 1
+		want[usesBucket], want[eventDueBucket], want[eventAgentBucket], want[eventChannelBucket] = 1, 1, 1, 1
 	case activeBucket:
 		want[ekBucket], want[stagedBucket] = 2, 1
 	case eventBucket:
-		want[eventDueBucket], want[eventAgentBucket] = 1, 1
+		want[eventDueBucket], want[eventAgentBucket], want[eventChannelBucket] = 1, 1, 1
 	}
 	err := db.view(ctx, func(tx *bbolt.Tx) error {
 		for b, n := range want {

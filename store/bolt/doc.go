@@ -6,8 +6,9 @@
 //     arrive while the disk is busy share the next transaction, and so one fsync. The order of the writer is the
 //     order of the changes.
 //   - The process owns the file. Leases, due times and the current round of each agent therefore live in memory
-//     (index.go) and are loaded when the file is opened. Claim writes nothing. A round that merely passed changes
-//     memory, and reaches the file with hundreds of others within a second.
+//     (index.go) and are loaded when the file is opened. Offers of sessions live in memory only. Claim
+//     and Lease write nothing. A round that merely passed changes memory, and reaches the file with hundreds of others
+//     within a second, unless it comes with an attestation.
 //   - Memory follows the file. While an agent is in the writer's hands nobody else can change it, and what the writer
 //     did becomes visible when its transaction has committed, not before. After a failed commit the file is asked
 //     whether the transaction happened.

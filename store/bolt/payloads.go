@@ -46,8 +46,8 @@ func (db *DB) Payload(ctx context.Context, agentID string) (store.Payload, error
 		if err != nil {
 			return err
 		}
-		p.Data, _, err = cutBlob(body)
-		return err
+		p.Data, body, err = cutBlob(body)
+		return errors.Join(err, isEnd(body))
 	})
 	if err != nil {
 		return store.Payload{}, fmt.Errorf("payload of %q: %w", agentID, err)

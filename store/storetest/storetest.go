@@ -1,7 +1,7 @@
 // Package storetest is the contract of package store as a test suite that every engine runs.
 //
 // Run tests each sentence of the contract, also against a model; Faults what happens when a transaction fails, or
-// happens and is reported to have failed; Crash what is left after kill -9; Bench what a commit costs.
+// happens and is reported to have failed; Crash what is left after kill -9; Bench and BenchCalls what a round costs.
 package storetest
 
 import (
