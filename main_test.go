@@ -47,7 +47,7 @@ var imports = []struct {
 	{"internal/notify", "internal/api internal/zmtp", "delivers messages; declares the outbox that it needs"},
 	{"tpm/device", "tpm", "the only package that talks to a TPM"},
 	{"internal/recorded", "", "bottom: test data"},
-	{"internal/fleet", "tpm internal/uefi", "software attesters: they speak as agents do, and write logs as firmware does"},
+	{"internal/fleet", "tpm internal/api internal/uefi", "software attesters: they speak as agents do, and write logs as firmware does"},
 	{"internal/swtpm", "tpm tpm/device internal/fleet", "a software TPM for the demo and the tests; its measurement list is written as fleet writes one"},
 	{"internal/argparse", "", "bottom: command lines as Python's programs take them"},
 	{"internal/python", "", "bottom: how Python prints values"},

@@ -17,7 +17,11 @@ func (w *world) writeConf(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("verifier.conf", fmt.Sprintf(verifierConf, w.port.verifier, w.port.registrarTLS, w.port.zmq, w.port.webhook))
+	verifier := fmt.Sprintf(verifierConf, w.port.verifier, w.port.registrarTLS, w.port.zmq, w.port.webhook)
+	if w.model == push { // in which intervals are whole seconds
+		verifier = strings.NewReplacer("mode = pull", "mode = push", "quote_interval = 0.5", "quote_interval = 1").Replace(verifier)
+	}
+	write("verifier.conf", verifier)
 	write("registrar.conf", fmt.Sprintf(registrarConf, w.port.registrar, w.port.registrarTLS))
 	write("tenant.conf", fmt.Sprintf(tenantConf, w.port.verifier, w.port.registrarTLS, w.tpm.CertStore()))
 	write("ca.conf", caConf)
@@ -28,6 +32,7 @@ func (w *world) writeConf(t *testing.T) {
 		"@REGISTRAR@", fmt.Sprint(w.port.registrar),
 		"@DIR@", w.agentDir(),
 		"@IMA@", w.imaLog,
+		"@VERIFIER@", fmt.Sprint(w.port.verifier),
 	).Replace(agentConf))
 }
 
@@ -213,5 +218,7 @@ run_as = ""
 ima_ml_path = "@IMA@"
 measuredboot_ml_path = ""
 exponential_backoff_initial_delay = 500
+verifier_url = "https://127.0.0.1:@VERIFIER@"
+attestation_interval_seconds = 2
 revocation_actions_dir = "@DIR@/actions"
 `

@@ -209,6 +209,12 @@ func enrolment(t *testing.T, w *world) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return enrolmentOf(t, w, tpm)
+}
+
+// enrolmentOf is a valid request to enrol the owner of a TPM.
+func enrolmentOf(t *testing.T, w *world, tpm *fleet.SoftTPM) []byte {
+	t.Helper()
 	certificate, _, err := pki.SelfSigned("nobody", []string{"127.0.0.1"}, time.Now())
 	if err != nil {
 		t.Fatal(err)

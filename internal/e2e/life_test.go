@@ -27,7 +27,7 @@ func TestLife(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
+			w := newWorld(t, pull)
 			measureBoot(t, w)
 			w.start(t, c.verifier, "verifier", w.port.verifier)
 			w.start(t, c.registrar, "registrar", w.port.registrar)
@@ -49,6 +49,24 @@ func TestLife(t *testing.T) {
 // revocations.
 func enrol(t *testing.T, w *world, tenant side) {
 	t.Helper()
+	w.tenant(t, tenant, append([]string{"-c", "add", "-t", "127.0.0.1", "-tp", fmt.Sprint(w.port.agent), "-v", "127.0.0.1", "-u", agentID,
+		"--verify"}, append(runtimePolicyArgs(t, w), payloadArgs(t, w)...)...)...)
+	payloadArrives(t, w)
+}
+
+// runtimePolicyArgs are the arguments for a policy of what was measured so far.
+func runtimePolicyArgs(t *testing.T, w *world) []string {
+	t.Helper()
+	file := filepath.Join(w.dir, "policy.json")
+	if err := os.WriteFile(file, runtimePolicy(t, w.imaLog), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"--runtime-policy", file, "--runtime-policy-name", "interop-policy"}
+}
+
+// payloadArgs are the arguments for a certificate package with a script and a revocation action.
+func payloadArgs(t *testing.T, w *world) []string {
+	t.Helper()
 	include := filepath.Join(w.dir, "include")
 	write := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(include, name), []byte(text), 0o700); err != nil {
@@ -59,13 +77,11 @@ func enrol(t *testing.T, w *world, tenant side) {
 	write("secret.txt", "the secret payload\n")
 	write("action_list", "local_action_record.sh\n")
 	write("local_action_record.sh", fmt.Sprintf("#!/bin/sh\ncp \"$1\" %s/action.ran\n", w.dir))
-	policyFile := filepath.Join(w.dir, "policy.json")
-	if err := os.WriteFile(policyFile, runtimePolicy(t, w.imaLog), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w.tenant(t, tenant, "-c", "add", "-t", "127.0.0.1", "-tp", fmt.Sprint(w.port.agent), "-v", "127.0.0.1", "-u", agentID,
-		"--runtime-policy", policyFile, "--runtime-policy-name", "interop-policy",
-		"--cert", filepath.Join(w.dir, "kl", "ca"), "--include", include, "--verify")
+	return []string{"--cert", filepath.Join(w.dir, "kl", "ca"), "--include", include}
+}
+
+func payloadArrives(t *testing.T, w *world) {
+	t.Helper()
 	eventually(t, 20*time.Second, "the payload's script runs", func() error {
 		text, err := os.ReadFile(filepath.Join(w.dir, "autorun.ran"))
 		if err == nil && string(text) != "the secret payload\n" {
@@ -116,6 +132,12 @@ func tamper(t *testing.T, w *world) {
 		}
 		return nil
 	})
+	failureIsTold(t, w)
+}
+
+// failureIsTold waits until the webhook and the agent's revocation action know.
+func failureIsTold(t *testing.T, w *world) {
+	t.Helper()
 	eventually(t, 20*time.Second, "the webhook is told", func() error {
 		bodies := w.webhookBodies()
 		if len(bodies) == 0 {

@@ -25,6 +25,17 @@ import (
 
 const agentID = "3f1c9a52-77b0-4a4e-9d0c-5b8f6a1e2d40"
 
+// model is who calls whom: the verifier the agent, or the agent the verifier.
+type model int
+
+const (
+	pull model = iota
+	push
+)
+
+// pushAgent is the name of the program for agents that call in, without upstream's prefix.
+const pushAgent = "push_model_agent"
+
 // side is who plays a role.
 type side int
 
@@ -40,17 +51,18 @@ type world struct {
 	tpm    *swtpm.Server
 	list   *swtpm.List
 	port   struct{ verifier, registrar, registrarTLS, agent, webhook, zmq int }
+	model  model
 	admin  *http.Client
 
 	mu    sync.Mutex
 	hooks []string // bodies that the webhook received
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, m model) *world {
 	t.Helper()
 	requirePeer(t)
 	swtpm.Require(t)
-	w := &world{dir: t.TempDir()}
+	w := &world{dir: t.TempDir(), model: m}
 	for _, d := range []string{"conf", "kl", "agent/cv_ca", "agent/actions", "include", "bin", "log"} {
 		if err := os.MkdirAll(filepath.Join(w.dir, d), 0o700); err != nil {
 			t.Fatal(err)
@@ -61,7 +73,7 @@ func newWorld(t *testing.T) *world {
 		*p = freePort(t)
 	}
 	w.tpm = swtpm.ForTest(t)
-	for _, name := range []string{"verifier", "registrar", "tenant", "agent"} {
+	for _, name := range []string{"verifier", "registrar", "tenant", "agent", pushAgent} {
 		if err := os.Symlink(executable(t), filepath.Join(w.dir, "bin", "keylime_"+name)); err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +88,7 @@ func (w *world) caDir() string    { return filepath.Join(w.dir, "kl", "cv_ca") }
 // env is what both implementations find in their environment.
 func (w *world) env(role string) []string {
 	dir := filepath.Join(w.dir, "kl")
-	if role == "agent" {
+	if role == "agent" || role == pushAgent {
 		dir = w.agentDir()
 	}
 	env := append(os.Environ(), "KEYLIME_DIR="+dir, "TCTI="+w.tpm.TCTI(), "NO_COLOR=1")
@@ -98,8 +110,15 @@ func (w *world) command(ctx context.Context, who side, role string, args ...stri
 	return cmd
 }
 
-// start runs a daemon until the test ends; its log is shown when the test failed.
+// start runs a daemon until the test ends, and waits until it listens on the port; its log is shown when the test
+// failed.
 func (w *world) start(t *testing.T, who side, role string, port int) {
+	t.Helper()
+	w.startUntil(t, who, role, func(string) error { return dial(port) })
+}
+
+// startUntil is start for a daemon that is ready when the function, which is given its log's name, says so.
+func (w *world) startUntil(t *testing.T, who side, role string, ready func(log string) error) {
 	t.Helper()
 	logName := filepath.Join(w.dir, "log", role+".log")
 	logFile, err := os.Create(logName)
@@ -127,13 +146,13 @@ func (w *world) start(t *testing.T, who side, role string, port int) {
 			t.Logf("%s:\n%s", logName, tail(logName, 6000))
 		}
 	})
-	eventually(t, 60*time.Second, role+" listens", func() error {
+	eventually(t, 60*time.Second, role+" is ready", func() error {
 		select {
 		case <-exited:
 			t.Fatalf("%s exited:\n%s", role, tail(logName, 6000))
 		default:
 		}
-		return dial(port)
+		return ready(logName)
 	})
 }
 
