@@ -178,7 +178,10 @@ func (c *caller) after(err error) time.Duration {
 		return max(time.Second, c.retry.wait(c.silent/len(c.verifiers)-1), retryAfter(err, c.now()))
 	}
 	c.silent = 0
-	return max(retryAfter(err, c.now()), jitter(c.interval))
+	if asked := retryAfter(err, c.now()); asked > 0 {
+		return asked
+	}
+	return jitter(c.interval)
 }
 
 // turn goes to the next verifier, where this one's token is of no use.

@@ -49,7 +49,7 @@ func DecodeChallenge(text string) ([]byte, error) {
 func (c *PushClient) AskSession(ctx context.Context, agentID string) (Challenge, error) {
 	r := request{method: http.MethodPost, path: path("v"+PushVersion, "sessions")}
 	var offer Document[SessionOffer]
-	err := c.document(ctx, r, TypeSession, SessionRequest{
+	err := c.document(ctx, r, TypeSession, "", SessionRequest{
 		AgentID:   agentID,
 		Supported: []Authentication{{Class: AuthenticationClass, Type: AuthenticationType}},
 	}, &offer)
@@ -81,7 +81,7 @@ func (c *PushClient) ProveSession(ctx context.Context, agentID, session string, 
 		},
 	}}}
 	var result Document[SessionResult]
-	if err := c.document(ctx, r, TypeSession, proof, &result); err != nil {
+	if err := c.document(ctx, r, TypeSession, session, proof, &result); err != nil {
 		return "", err
 	}
 	a := result.Data.Attributes
@@ -181,9 +181,9 @@ func (c *PushClient) Payload(ctx context.Context, token, agentID string) (Payloa
 }
 
 // document sends a document of one resource and decodes that of the answer.
-func (c *PushClient) document(ctx context.Context, r request, kind string, attributes, answer any) error {
+func (c *PushClient) document(ctx context.Context, r request, kind, id string, attributes, answer any) error {
 	r.kind = JSONAPIType
-	r.body = Document[any]{Data: Resource[any]{Type: kind, Attributes: attributes}}
+	r.body = Document[any]{Data: Resource[any]{Type: kind, ID: id, Attributes: attributes}}
 	return c.exchange(ctx, r, answer)
 }
 
