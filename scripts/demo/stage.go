@@ -97,6 +97,7 @@ registrar_port = @REGISTRAR@
 keylime_dir = "@DIR@/agent"
 ima_ml_path = "@DIR@/ima.log"
 measuredboot_ml_path = ""
+verifier_url = "https://127.0.0.1:@VERIFIER@"
 revocation_actions_dir = "@DIR@/actions"
 run_as = ""
 `
@@ -180,14 +181,26 @@ func (s *stage) changed(ctx context.Context, before, after string) error {
 	return nil
 }
 
+// onMachine runs one command on the measured machine and shows it with what it printed.
+func (s *stage) onMachine(ctx context.Context, args ...string) (string, error) {
+	s.command(append([]string{"keylime"}, args...)...)
+	out, err := s.run(ctx, append(s.env(), "KEYLIME_DIR="+s.path("agent")), args...)
+	s.quote(out)
+	return out, err
+}
+
 // quiet runs one command of the operator without showing it.
 func (s *stage) quiet(ctx context.Context, args ...string) (string, error) {
+	return s.run(ctx, s.env(), args...)
+}
+
+func (s *stage) run(ctx context.Context, env []string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
 	defer cancel()
 	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(ctx, s.binary, args...)
 	cmd.Dir = s.dir
-	cmd.Env, cmd.Stdout, cmd.Stderr = s.env(), &out, &errs
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, &out, &errs
 	if err := cmd.Run(); err != nil {
 		return out.String(), fmt.Errorf("keylime %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
 	}
@@ -217,14 +230,7 @@ func (s *stage) until(ctx context.Context, limit time.Duration, what string, che
 // close ends what was started, agent first, as an operator would.
 func (s *stage) close() {
 	for i := len(s.running) - 1; i >= 0; i-- {
-		p := s.running[i]
-		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGTERM)
-		select {
-		case <-p.exited:
-		case <-time.After(5 * time.Second):
-			_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-			<-p.exited
-		}
+		s.running[i].end()
 	}
 	if s.hook != nil {
 		s.hook.close()
@@ -234,6 +240,26 @@ func (s *stage) close() {
 	}
 	if s.tpm != nil {
 		_ = s.tpm.Stop()
+	}
+}
+
+// end ends a daemon in an orderly way, or else at once.
+func (p *process) end() {
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGTERM)
+	select {
+	case <-p.exited:
+	case <-time.After(5 * time.Second):
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+		<-p.exited
+	}
+}
+
+// stop ends the daemon of that name.
+func (s *stage) stop(name string) {
+	for _, p := range s.running {
+		if p.name == name {
+			p.end()
+		}
 	}
 }
 

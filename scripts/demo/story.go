@@ -23,6 +23,7 @@ func tell(ctx context.Context, s *stage) error {
 		{"Ten rounds of attestation", attest},
 		{"Somebody runs a program that the policy does not know", tamper},
 		{"The operator permits the program and takes the machine back", takeBack},
+		{"The same machine without a port: it calls in, once at boot", callIn},
 		{"The machine leaves", leave},
 	}
 	for _, c := range chapters {
@@ -212,6 +213,25 @@ func takeBack(ctx context.Context, s *stage) error {
 	})
 	if err == nil {
 		s.good("it passes")
+	}
+	return err
+}
+
+// callIn has the machine attest in the push model: through firewalls and NAT, and to a verdict that a boot script sees.
+func callIn(ctx context.Context, s *stage) error {
+	s.stop("agent")
+	if _, err := s.keylime(ctx, "tenant", "delete", "-u", agentID); err != nil {
+		return err
+	}
+	if _, err := s.keylime(ctx, "tenant", "add", "--push-model", "-u", agentID, "-v", "127.0.0.1", "--runtime-policy-name", "web-server"); err != nil {
+		return err
+	}
+	out, err := s.onMachine(ctx, "agent", "--push", "--once")
+	if err == nil && !strings.HasPrefix(out, "pass") {
+		err = errors.New("no verdict")
+	}
+	if err == nil {
+		s.good("the machine knows that it passed; exit status 0")
 	}
 	return err
 }
