@@ -16,8 +16,12 @@ import (
 	"keylime/internal/swtpm"
 )
 
-// TestMain removes what the tests share, and holds that they leave no goroutine behind.
+// TestMain removes what the tests share, and holds that they leave no goroutine behind. Told so by asProgram, the
+// process is the agent's command instead.
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		os.Exit(agentProgram(os.Args))
+	}
 	cleanup := goleak.Cleanup(func(code int) {
 		if sharedDir != "" {
 			os.RemoveAll(sharedDir)
