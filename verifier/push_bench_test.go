@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"testing"
 	"time"
 
@@ -122,4 +124,77 @@ func (p *preparedRounds) send(b *testing.B, method, path string, body []byte, wa
 		b.Fatalf("%s answered %d %s, %v", method, resp.StatusCode, text, err)
 	}
 	return resp.Header.Get("Location")
+}
+
+// BenchmarkPushRounds is many agents calling at once, each with a P-256 AK that signs its quotes here and now: rounds
+// share the commits that a lone agent waits for by itself. Both sides are in the CPU time.
+func BenchmarkPushRounds(b *testing.B) {
+	cfg := fastConfig(b)
+	cfg.QuoteInterval, cfg.Push.SessionsPerAddress.Count = 0, 1_000_000
+	v := newVerifier(b, cfg, openStore(b))
+	v.calls.log, v.cycle.log = zerolog.Nop(), zerolog.Nop()
+	base, _ := v.serve(b)
+	agents := make(chan *callingAgent, 64)
+	for i := range cap(agents) {
+		a := startCalling(b, base, fmt.Sprintf("bench%d", i))
+		a.join(b, v, a.enrolment(a.policy()))
+		a.attest(b)
+		a.attest(b)
+		agents <- a
+	}
+	canned := newCannedAgent(b)
+	canned.prepare(b, 1)
+	reference := cpuPer(500, canned.bareGet(b, v)) + cpuPer(500, rsaVerify(b))
+	before := cpuTime()
+	b.SetParallelism(cap(agents) / runtime.GOMAXPROCS(0))
+	b.RunParallel(func(pb *testing.PB) {
+		a := <-agents
+		defer func() { agents <- a }()
+		for pb.Next() {
+			if r := a.attest(b); r.status != http.StatusAccepted {
+				b.Errorf("%v", r)
+				return
+			}
+		}
+	})
+	per := (cpuTime() - before) / time.Duration(b.N)
+	b.ReportMetric(float64(per.Nanoseconds()), "cpu-ns/round")
+	b.ReportMetric(float64(per)/float64(reference), "x-reference")
+}
+
+// BenchmarkSession is a session from its challenge to its token, proven by an RSA-2048 AK: two requests and one durable
+// commit. The reference is that of BenchmarkPushRound; both sides are in the CPU time, the signing is not.
+func BenchmarkSession(b *testing.B) {
+	cfg := fastConfig(b)
+	cfg.Push.SessionsPerAddress.Count, cfg.Push.SessionsPerAgent.Count = 1_000_000, 1_000_000
+	v := newVerifier(b, cfg, openStore(b))
+	v.sessions.log = zerolog.Nop()
+	base, _ := v.serve(b)
+	soft, err := fleet.NewSoftTPM(rand.Reader, "rsa2048")
+	if err != nil {
+		b.Fatal(err)
+	}
+	a := &callingAgent{id: "bench", tpm: soft, base: base, client: clientWith(b), booted: time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC)}
+	a.measures(b)
+	v.add(b, a.asTenant(), a.enrolment(a.policy()))
+	canned := newCannedAgent(b)
+	canned.prepare(b, 1)
+	reference := cpuPer(500, canned.bareGet(b, v)) + cpuPer(500, rsaVerify(b))
+	var cpu time.Duration
+	done := 0
+	for b.Loop() {
+		before := cpuTime()
+		id, nonce := challengeOf(b, a.ask(b))
+		cpu += cpuTime() - before
+		proof := possessionBy(a.certify(b, nonce))
+		before = cpuTime()
+		if r := a.answer(b, id, proof); r.status != http.StatusOK {
+			b.Fatal(r)
+		}
+		cpu += cpuTime() - before
+		done++
+	}
+	per := cpu / time.Duration(done)
+	b.ReportMetric(float64(per.Nanoseconds()), "cpu-ns/session")
+	b.ReportMetric(float64(per)/float64(reference), "x-reference")
 }

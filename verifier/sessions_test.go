@@ -47,21 +47,38 @@ func challengeOf(t testing.TB, r response) (id string, nonce []byte) {
 // prove answers a challenge with what the agent's TPM certifies.
 func (a *callingAgent) prove(t testing.TB, id string, nonce []byte, change func(attest, signature []byte) ([]byte, []byte)) response {
 	t.Helper()
+	attest, signature := a.certify(t, nonce)
+	if change != nil {
+		attest, signature = change(attest, signature)
+	}
+	return a.answer(t, id, possessionBy(attest, signature))
+}
+
+// certify has the agent's AK certify itself.
+func (a *callingAgent) certify(t testing.TB, nonce []byte) (attest, signature []byte) {
+	t.Helper()
 	ak, err := tpm.ParsePublic(a.tpm.AKPublic())
 	if err != nil {
 		t.Fatal(err)
 	}
-	attest, signature, err := a.tpm.Certify(nonce, ak)
+	attest, signature, err = a.tpm.Certify(nonce, ak)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if change != nil {
-		attest, signature = change(attest, signature)
-	}
+	return attest, signature
+}
+
+func possessionBy(attest, signature []byte) api.Authentication {
 	proof := possession()
 	proof.Data = &api.AuthenticationMessage{
 		Message: base64.StdEncoding.EncodeToString(attest), Signature: base64.StdEncoding.EncodeToString(signature),
 	}
+	return proof
+}
+
+// answer sends a proof.
+func (a *callingAgent) answer(t testing.TB, id string, proof api.Authentication) response {
+	t.Helper()
 	return sessionCall(t, a, http.MethodPatch, "/v3.0/sessions/"+id, api.SessionProof{AgentID: a.id, Provided: []api.Authentication{proof}})
 }
 
