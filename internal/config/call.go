@@ -89,6 +89,9 @@ func verifierURL(text string) (string, error) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || (u.Scheme != "https" && u.Scheme != "http"):
+		if err == nil {
+			text = u.Redacted()
+		}
 		return text, optionError("verifier_url", "%q is no URL such as https://verifier.example.org:8881", text)
 	case u.Scheme == "http" && !thisMachine(u.Hostname()):
 		return text, optionError("verifier_url", "%q is plain HTTP to another machine: whoever is in between could take the session and attest in this agent's place; use https", text)
