@@ -26,15 +26,20 @@ const (
 	AgentOrAdmin
 )
 
-// Authenticate finds the agent that a bearer token belongs to. The error is one of ErrToken and its fellows for a token
-// that is not good; any other is the server's own trouble.
+// Authenticate finds the agent that a bearer token belongs to. The error is a TokenError for a token that is not good; any other is the server's own trouble.
 type Authenticate func(ctx context.Context, token string) (agentID string, err error)
 
-// Why a token is refused, in the words of the wire.
-var (
-	ErrToken         = errors.New("Invalid authentication token")
-	ErrTokenInactive = errors.New("Authentication session not active")
-	ErrTokenExpired  = errors.New("Authentication token expired")
+// TokenError is why a token is refused, in the words of the wire.
+type TokenError string
+
+func (e TokenError) Error() string { return string(e) }
+
+const (
+	ErrToken         TokenError = "Invalid authentication token"
+	ErrTokenInactive TokenError = "Authentication session not active"
+	ErrTokenExpired  TokenError = "Authentication token expired"
+
+	errTokenHeader TokenError = "Invalid Authorization header format"
 )
 
 // admit holds a client to the route's access. The mere presence of an Authorization header makes it an agent, which
@@ -76,15 +81,16 @@ func (x *exchange) admit(id string) error {
 func (x *exchange) identify(header []string) error {
 	token, ok := strings.CutPrefix(header[0], "Bearer ")
 	if !ok || token == "" || len(header) > 1 {
-		return unauthorized(errors.New("Invalid Authorization header format"))
+		return unauthorized(errTokenHeader)
 	}
 	if x.rt.opts.Authenticate == nil {
 		return unauthorized(ErrToken)
 	}
 	agent, err := x.rt.opts.Authenticate(x.req.Context(), token)
+	var refused TokenError
 	switch {
-	case errors.Is(err, ErrToken), errors.Is(err, ErrTokenInactive), errors.Is(err, ErrTokenExpired):
-		return unauthorized(err)
+	case errors.As(err, &refused):
+		return unauthorized(refused)
 	case err != nil:
 		return err
 	}
@@ -109,6 +115,6 @@ func (x *exchange) forbidden(why string, cause error) *Error {
 	return &Error{Code: http.StatusForbidden, title: "Forbidden", Msg: "Action " + x.route.Action + " " + why, Err: cause}
 }
 
-func unauthorized(err error) *Error {
-	return &Error{Code: http.StatusUnauthorized, title: "Unauthorized", Msg: err.Error()}
+func unauthorized(why TokenError) *Error {
+	return &Error{Code: http.StatusUnauthorized, title: "Unauthorized", Msg: string(why)}
 }
