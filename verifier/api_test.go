@@ -89,7 +89,7 @@ func TestRoutesAreForThoseTheyAreMeantFor(t *testing.T) {
 			t.Errorf("%s with a certificate and a token: %d, want 401", r.Pattern, status)
 		}
 	}
-	if closed != 29 {
+	if closed != 44 {
 		t.Errorf("%d routes that are not for everybody", closed)
 	}
 	if _, err := v.agent(t.Context(), "a1", false); err != nil {
@@ -123,7 +123,7 @@ func TestReadOnlyOperatorsOnlyLook(t *testing.T) {
 			t.Errorf("%s: %d %s", r.Pattern, status, body)
 		}
 	}
-	for _, path := range []string{"/v2.6/agents/a1", "/v2.6/agents?bulk=true"} {
+	for _, path := range []string{"/v2.6/agents/a1", "/v2.6/agents?bulk=true", "/v3.0/agents/a1", "/v3.0/agents"} {
 		if _, body := request(t, looker, "GET", base+path, ""); strings.Contains(body, share) {
 			t.Errorf("%s shows V to a read-only operator", path)
 		}

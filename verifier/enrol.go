@@ -35,8 +35,8 @@ var notNull = []string{
 	"tpm_policy", "accept_tpm_hash_algs", "accept_tpm_encryption_algs", "accept_tpm_signing_algs", "ak_tpm", "runtime_policy",
 }
 
-// parseEnrolment decodes the body. Unknown keys are left to newer tenants.
-func parseEnrolment(body []byte) (api.EnrolRequest, error) {
+// parseEnrolment decodes an enrolment that must have the given keys. Unknown ones are left to newer tenants.
+func parseEnrolment(body []byte, keys []string) (api.EnrolRequest, error) {
 	var req api.EnrolRequest
 	null := map[string]bool{} // of the keys present
 	r := strictjson.NewReader(string(body), maxJSONDepth)
@@ -47,7 +47,7 @@ func parseEnrolment(body []byte) (api.EnrolRequest, error) {
 	if err != nil {
 		return req, err
 	}
-	for _, k := range enrolKeys {
+	for _, k := range keys {
 		if _, ok := null[k]; !ok {
 			return req, missingKey(k)
 		}
@@ -87,7 +87,9 @@ var wrongModeHint = map[string]string{
 }
 
 // missingKey is reported as the wire has it: the key in quotes.
-func missingKey(key string) error { return fmt.Errorf("'%s'", key) }
+type missingKey string
+
+func (k missingKey) Error() string { return "'" + string(k) + "'" }
 
 // specFromAPI checks the content of a request and turns it into the agent's record. Policies are not its concern.
 func specFromAPI(id string, req api.EnrolRequest, d enrolDefaults) (store.Agent, error) {

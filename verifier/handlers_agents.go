@@ -21,7 +21,8 @@ const (
 	textBadID       = "agent_id not not valid"
 	textNoAgent     = "agent id not found"
 	textOtherAgent  = "agent id associated to this verifier"
-	textNoRow       = "Exception error: No row was found when one was required"
+	textException   = "Exception error: "
+	textNoRow       = textException + "No row was found when one was required"
 	textNoBody      = "Expected non zero content length"
 	textNoAgentCert = "mTLS certificate for agent is required!"
 )
@@ -33,7 +34,7 @@ func refuse(code int, format string, args ...any) error {
 
 // exception is how a request that cannot be processed is answered.
 func exception(err error) error {
-	return &web.Error{Code: http.StatusBadRequest, Msg: "Exception error: " + err.Error(), Err: err}
+	return &web.Error{Code: http.StatusBadRequest, Msg: textException + err.Error(), Err: err}
 }
 
 // enrol adds an agent, and the policies that came with it, and starts attesting it.
@@ -41,10 +42,15 @@ func (v *Verifier) enrol(ctx context.Context, id string, body []byte) error {
 	if len(body) == 0 {
 		return refuse(http.StatusBadRequest, textNoBody)
 	}
-	req, err := parseEnrolment(body)
+	req, err := parseEnrolment(body, enrolKeys)
 	if err != nil {
 		return exception(err)
 	}
+	return v.enrolAs(ctx, id, req)
+}
+
+// enrolAs adds the agent that a request describes.
+func (v *Verifier) enrolAs(ctx context.Context, id string, req api.EnrolRequest) error {
 	push, err := v.modeOf(req)
 	if err != nil {
 		return exception(err)
@@ -328,7 +334,7 @@ func (v *Verifier) deleteAgent(ctx context.Context, id string) error {
 // stopAgent ends polling until the agent is reactivated.
 func (v *Verifier) stopAgent(ctx context.Context, id string) error {
 	if err := v.own(ctx, id); err != nil {
-		return err
+		return noRow(err)
 	}
 	if err := v.store.StopAgent(ctx, id); err != nil {
 		return noRow(err)
@@ -340,7 +346,7 @@ func (v *Verifier) stopAgent(ctx context.Context, id string) error {
 // reactivateAgent starts an agent over, whatever state it is in.
 func (v *Verifier) reactivateAgent(ctx context.Context, id string) error {
 	if err := v.own(ctx, id); err != nil {
-		return err
+		return noRow(err)
 	}
 	if err := v.store.ReactivateAgent(ctx, id, time.Now().UTC()); err != nil {
 		return noRow(err)
@@ -350,13 +356,13 @@ func (v *Verifier) reactivateAgent(ctx context.Context, id string) error {
 	return nil
 }
 
-// own checks that an agent exists and is this verifier's.
+// own checks that an agent exists and is this verifier's. ErrNotFound.
 func (v *Verifier) own(ctx context.Context, id string) error {
 	a, err := v.store.Agent(ctx, id)
 	if err == nil && a.Spec.VerifierID != v.cfg.UUID {
 		err = store.ErrNotFound
 	}
-	return noRow(err)
+	return err
 }
 
 func noRow(err error) error {

@@ -441,12 +441,12 @@ func TestVerifyEvidenceInDocuments(t *testing.T) {
 	}{
 		"incomplete":     {evidenceDocument(t, "tpm", except(good, "quote", "")), 400, "default.missing_param", `missing parameter "quote"`},
 		"no policy":      {evidenceDocument(t, "tpm", except(good, "runtime_policy", "")), 400, "default.missing_policy", "at least one policy"},
-		"unknown kind":   {evidenceDocument(t, "sgx", good), 400, "", "invalid evidence type"},
-		"no kind":        {evidenceDocument(t, "", good), 400, "", "missing attribute 'evidence_type'"},
-		"no data":        {evidenceDocument(t, "tpm", nil), 400, "", "missing attribute 'data'"},
-		"another type":   {`{"data":{"type":"session","attributes":{}}}`, 400, "", `type "session", want "evidence"`},
-		"no document":    {`{"type":"tpm","data":{}}`, 400, "", "JSON:API document"},
-		"no JSON at all": {`{`, 400, "", "JSON:API document"},
+		"unknown kind":   {evidenceDocument(t, "sgx", good), 400, "invalid_request", "invalid evidence type"},
+		"no kind":        {evidenceDocument(t, "", good), 400, "invalid_request", "missing attribute 'evidence_type'"},
+		"no data":        {evidenceDocument(t, "tpm", nil), 400, "invalid_request", "missing attribute 'data'"},
+		"another type":   {`{"data":{"type":"session","attributes":{}}}`, 400, "invalid_request", `type "session", want "evidence"`},
+		"no document":    {`{"type":"tpm","data":{}}`, 400, "invalid_request", "JSON:API document"},
+		"no JSON at all": {`{`, 400, "invalid_request", "JSON:API document"},
 	} {
 		code, text := request(t, clientWith(t), http.MethodPost, base+"/v3.0/verify/evidence", c.body)
 		var d api.ErrorDocument

@@ -3,10 +3,8 @@ package verifier
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 
 	"keylime/internal/api"
@@ -23,14 +21,14 @@ const (
 // dialectV3 is that of API 3.0: JSON:API documents.
 var dialectV3 = dialect{
 	parse: func(body []byte) (evidence.Request, error) {
-		kind, attributes, err := parseDocument(string(body))
+		sent, err := parseDocument(string(body))
 		switch {
 		case err != nil:
 			return evidence.Request{}, &evidence.RequestError{Text: err.Error()}
-		case kind != typeEvidence:
-			return evidence.Request{}, &evidence.RequestError{Text: fmt.Sprintf("the resource is of type %q, want %q", clip(kind), typeEvidence)}
+		case sent.kind != typeEvidence:
+			return evidence.Request{}, &evidence.RequestError{Text: fmt.Sprintf("the resource is of type %q, want %q", clip(sent.kind), typeEvidence)}
 		}
-		return evidence.ParseAttributes(attributes)
+		return evidence.ParseAttributes(sent.attributes)
 	},
 	verdict: func(write func(io.Writer) error) any {
 		return web.Raw{Code: http.StatusOK, Type: api.JSONAPIType, Write: func(w io.Writer) error {
@@ -59,18 +57,6 @@ func messageOf(f evidence.Failure) string {
 		return context.Message
 	}
 	return string(f.Context)
-}
-
-// inDocuments has a handler's refusals be JSON:API documents.
-func inDocuments(h web.Handler) web.Handler {
-	return func(ctx context.Context, r *web.Request) (any, error) {
-		result, err := h(ctx, r)
-		var refused *web.Error
-		if errors.As(err, &refused) && refused.Body == nil && refused.Msg != "" {
-			err = denyFor(refused.Code, int64(math.Ceil(refused.Retry.Seconds())), "", refused.Msg)
-		}
-		return result, err
-	}
 }
 
 // identityV3 answers GET /v3.0/verify/identity.

@@ -24,9 +24,9 @@ var differs = map[string]struct {
 	"107": {400, "so is a tpm_policy that is none"},
 	"108": {404, "so the agent was not added"},
 	"112": {201, "nor was its policy"},
-	"120": {404, "API 3.x is not served yet"},
-	"121": {404, "API 3.x is not served yet"},
-	"135": {404, "API 3.x is not served yet"},
+	"120": {200, "policies of API 3.0 are served"},
+	"121": {200, "policies of API 3.0 are served"},
+	"135": {200, "agents are served in API 3.0, too"},
 }
 
 // otherText are the requests whose answer says the same in other words.

@@ -88,7 +88,7 @@ func newChallenge() ([]byte, error) {
 
 // open answers POST …/attestations: an agent says what it can give, and is told what to give.
 func (c *calls) open(ctx context.Context, r *web.Request) (any, error) {
-	kind, attributes, err := readAttributes(r)
+	sent, err := readResource(r)
 	if err != nil {
 		return nil, err
 	}
@@ -101,10 +101,10 @@ func (c *calls) open(ctx context.Context, r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind != api.TypeAttestation {
+	if sent.kind != api.TypeAttestation {
 		return nil, deny(http.StatusBadRequest, "invalid_request", "Request body must include attestation capabilities data.")
 	}
-	given, problems := parseCapabilities(json.RawMessage(attributes))
+	given, problems := parseCapabilities(json.RawMessage(sent.attributes))
 	if len(problems) > 0 {
 		return nil, unprocessable(problems)
 	}

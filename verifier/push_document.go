@@ -17,28 +17,35 @@ func isJSONAPI(r *web.Request) bool {
 	return err == nil && kind == api.JSONAPIType
 }
 
-// readAttributes reads a request's body as far as the format goes: the type and the attributes of its one resource. What
-// is no such document is refused without a word, as frameworks do.
-func readAttributes(r *web.Request) (kind, attributes string, err error) {
+// sentResource is a resource as far as the format goes.
+type sentResource struct {
+	kind       string
+	id         string // "" = none
+	attributes string // JSON text of an object; "" = none
+}
+
+// readResource reads a request's body as far as the format goes. What is no document with one resource is refused without
+// a word, as frameworks do.
+func readResource(r *web.Request) (sentResource, error) {
 	if !isJSONAPI(r) {
-		return "", "", &web.Error{Code: http.StatusUnsupportedMediaType}
+		return sentResource{}, &web.Error{Code: http.StatusUnsupportedMediaType}
 	}
 	body, err := r.Text()
 	if err != nil {
-		return "", "", err
+		return sentResource{}, err
 	}
-	kind, attributes, err = parseDocument(body)
+	sent, err := parseDocument(body)
 	if err != nil {
-		return "", "", &web.Error{Code: http.StatusBadRequest, Err: err}
+		return sentResource{}, &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
-	return kind, attributes, nil
+	return sent, nil
 }
 
 // parseDocument reads a JSON:API document with one resource.
-func parseDocument(text string) (kind, attributes string, err error) {
+func parseDocument(text string) (sentResource, error) {
 	var data string
 	r := strictjson.NewReader(text, maxJSONDepth)
-	err = r.Object(func(name string) (err error) {
+	err := r.Object(func(name string) (err error) {
 		switch name {
 		case "data":
 			data, err = r.Raw()
@@ -52,19 +59,19 @@ func parseDocument(text string) (kind, attributes string, err error) {
 		err = r.End()
 	}
 	if err != nil {
-		return "", "", fmt.Errorf("JSON:API document: %w", err)
+		return sentResource{}, fmt.Errorf("JSON:API document: %w", err)
 	}
-	kind, attributes, err = parseResource(data)
+	sent, err := parseResource(data)
 	if err != nil {
-		return "", "", fmt.Errorf("JSON:API resource: %w", err)
+		return sentResource{}, fmt.Errorf("JSON:API resource: %w", err)
 	}
-	return kind, attributes, nil
+	return sent, nil
 }
 
 // parseResource reads a resource, or a list of one.
-func parseResource(text string) (kind, attributes string, err error) {
+func parseResource(text string) (sent sentResource, err error) {
 	if text == "" {
-		return "", "", errors.New("no data")
+		return sent, errors.New("no data")
 	}
 	r := strictjson.NewReader(text, maxJSONDepth)
 	if r.Kind() == strictjson.Array {
@@ -75,33 +82,38 @@ func parseResource(text string) (kind, attributes string, err error) {
 			return err
 		})
 		if err != nil || n != 1 {
-			return "", "", errors.Join(err, fmt.Errorf("%d resources, want one", n))
+			return sent, errors.Join(err, fmt.Errorf("%d resources, want one", n))
 		}
 		r = strictjson.NewReader(text, maxJSONDepth)
 	}
 	err = r.Object(func(name string) (err error) {
 		switch name {
 		case "type":
-			kind, err = r.String()
+			sent.kind, err = r.String()
 			return err
 		case "attributes":
-			attributes, err = r.Raw()
-			if err == nil && attributes[0] != '{' {
+			sent.attributes, err = r.Raw()
+			if err == nil && sent.attributes[0] != '{' {
 				return errors.New("attributes are no object")
 			}
 			return err
-		case "id", "links", "meta":
+		case "id":
+			if sent.id, err = r.String(); err == nil && sent.id == "" {
+				return errors.New("id is empty")
+			}
+			return err
+		case "links", "meta":
 			return filled(r, name)
 		}
 		return fmt.Errorf("%q is no member of a resource", clip(name))
 	})
 	switch {
 	case err != nil:
-		return "", "", err
-	case kind == "":
-		return "", "", errors.New("no type")
+		return sentResource{}, err
+	case sent.kind == "":
+		return sentResource{}, errors.New("no type")
 	}
-	return kind, attributes, nil
+	return sent, nil
 }
 
 // filled reads a member that must not be there when it says nothing.

@@ -367,11 +367,11 @@ func FuzzNegotiation(f *testing.F) {
 	f.Add([]byte(genuineOffer(soft, 0).with(keyCaps+".public", "00ff").text(f)))
 	f.Add([]byte(`{"evidence_supported":[{"evidence_class":"log","evidence_type":"ima_log","capabilities":{}}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		kind, attributes, err := parseResource(`{"type":"attestation","attributes":` + string(text) + `}`)
-		if err != nil || kind != "attestation" {
+		sent, err := parseResource(`{"type":"attestation","attributes":` + string(text) + `}`)
+		if err != nil || sent.kind != "attestation" {
 			return
 		}
-		given, problems := parseCapabilities(json.RawMessage(attributes))
+		given, problems := parseCapabilities(json.RawMessage(sent.attributes))
 		if problems != nil {
 			return
 		}

@@ -23,7 +23,7 @@ import (
 // putPayload answers PUT …/payload.
 func (c *calls) putPayload(ctx context.Context, r *web.Request) (any, error) {
 	id := r.Param("id")
-	kind, attributes, err := readAttributes(r)
+	sent, err := readResource(r)
 	if err != nil {
 		return nil, err
 	}
@@ -31,10 +31,10 @@ func (c *calls) putPayload(ctx context.Context, r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind != api.TypePayload {
+	if sent.kind != api.TypePayload {
 		return nil, deny(http.StatusBadRequest, "invalid_request", "Request body must include a resource of type 'payload'.")
 	}
-	p, problems := parsePayload(id, attributes)
+	p, problems := parsePayload(id, sent.attributes)
 	switch {
 	case len(problems) > 0:
 		return nil, unprocessable(problems)

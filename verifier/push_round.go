@@ -34,7 +34,7 @@ func (c *calls) deliver(ctx context.Context, r *web.Request) (any, error) {
 		return nil, err
 	}
 	defer leave()
-	kind, attributes, err := readAttributes(r)
+	sent, err := readResource(r)
 	if err != nil {
 		return nil, err
 	}
@@ -43,14 +43,14 @@ func (c *calls) deliver(ctx context.Context, r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind != api.TypeAttestation {
+	if sent.kind != api.TypeAttestation {
 		return nil, deny(http.StatusBadRequest, "invalid_request", "Request body must include attestation evidence data.")
 	}
 	items, err := readAsked(at.Items)
 	if err != nil {
 		return nil, err
 	}
-	evidence, problems := parseEvidence(attributes, items)
+	evidence, problems := parseEvidence(sent.attributes, items)
 	if len(problems) > 0 {
 		return nil, unprocessable(problems)
 	}

@@ -38,7 +38,7 @@ func (v *Verifier) Handler() http.Handler {
 }
 
 func (v *Verifier) routes() []web.Route {
-	return slices.Concat(v.discoveryRoutes(), v.agentRoutes(), v.policyRoutes(), v.oneShotRoutes(), v.sessionRoutes(), v.callRoutes())
+	return slices.Concat(v.discoveryRoutes(), v.agentRoutes(), v.policyRoutes(), v.oneShotRoutes(), v.sessionRoutes(), v.callRoutes(), v.resourceRoutes())
 }
 
 // discoveryRoutes say what is spoken here. A verifier that only takes agents which call in has no list of versions
@@ -84,23 +84,31 @@ func (v *Verifier) agentRoutes() []web.Route {
 
 func (v *Verifier) policyRoutes() []web.Route {
 	return slices.Concat(
-		v.collection("allowlists", "runtime", policyHandlers{
-			list: func(ctx context.Context) (any, error) { return v.runtimePolicies(ctx) },
-			read: func(ctx context.Context, name string) (any, error) { return v.runtimePolicy(ctx, name) },
-			add:  v.addRuntimePolicy, update: v.updateRuntimePolicy, remove: v.deleteRuntimePolicy,
-		}),
+		v.collection("allowlists", "runtime", v.runtimeHandlers()),
 		v.rolloutRoutes(),
-		v.collection("mbpolicies", "mb", policyHandlers{
-			list: func(ctx context.Context) (any, error) { return v.mbPolicies(ctx) },
-			read: func(ctx context.Context, name string) (any, error) { return v.mbPolicy(ctx, name) },
-			add:  v.addMBPolicy, update: v.updateMBPolicy, remove: v.deleteMBPolicy,
-		}),
+		v.collection("mbpolicies", "mb", v.mbHandlers()),
 		v.collection("pcrpolicies", "pcr", policyHandlers{
 			list: func(ctx context.Context) (any, error) { return v.pcrPolicies(ctx) },
 			read: func(ctx context.Context, name string) (any, error) { return v.pcrPolicy(ctx, name) },
 			add:  v.addPCRPolicy, update: v.updatePCRPolicy, remove: v.deletePCRPolicy,
 		}),
 	)
+}
+
+func (v *Verifier) runtimeHandlers() policyHandlers {
+	return policyHandlers{
+		list: func(ctx context.Context) (any, error) { return v.runtimePolicies(ctx) },
+		read: func(ctx context.Context, name string) (any, error) { return v.runtimePolicy(ctx, name) },
+		add:  v.addRuntimePolicy, update: v.updateRuntimePolicy, remove: v.deleteRuntimePolicy,
+	}
+}
+
+func (v *Verifier) mbHandlers() policyHandlers {
+	return policyHandlers{
+		list: func(ctx context.Context) (any, error) { return v.mbPolicies(ctx) },
+		read: func(ctx context.Context, name string) (any, error) { return v.mbPolicy(ctx, name) },
+		add:  v.addMBPolicy, update: v.updateMBPolicy, remove: v.deleteMBPolicy,
+	}
 }
 
 // rolloutRoutes are for a new version of a runtime policy, beside those of its collection.
@@ -171,8 +179,8 @@ func withBody(param string, f func(ctx context.Context, name string, body []byte
 	}
 }
 
-// answering gives the success of a handler another status.
-func answering(a web.Answer, h web.Handler) web.Handler {
+// answering gives the success of a handler another answer.
+func answering(a any, h web.Handler) web.Handler {
 	return func(ctx context.Context, r *web.Request) (any, error) {
 		if _, err := h(ctx, r); err != nil {
 			return nil, err

@@ -137,9 +137,9 @@ func readSession[A any](r *web.Request) (attributes A, err error) {
 
 // parseSession reads the attributes of the session that a document holds.
 func parseSession[A any](text string) (attributes A, err error) {
-	_, members, err := parseDocument(text)
-	if err == nil && members != "" {
-		err = strictjson.Unmarshal([]byte(members), maxJSONDepth, &attributes)
+	sent, err := parseDocument(text)
+	if err == nil && sent.attributes != "" {
+		err = strictjson.Unmarshal([]byte(sent.attributes), maxJSONDepth, &attributes)
 	}
 	return attributes, err
 }

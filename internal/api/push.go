@@ -18,6 +18,10 @@ const (
 	TypeAttestation = "attestation"
 	TypeSession     = "session"
 	TypePayload     = "payload"
+
+	TypeAgent        = "agent"
+	TypeIMAPolicy    = "ima_policy"
+	TypeUEFIRefstate = "uefi_refstate"
 )
 
 // Document is a body with one resource.
@@ -99,6 +103,17 @@ type ErrorItem struct {
 // ErrorSource points to the part of the request that is wrong.
 type ErrorSource struct {
 	Pointer string `json:"pointer"`
+}
+
+// AgentAttributes are those of an agent in API 3.0. A PATCH changes the last one alone.
+type AgentAttributes struct {
+	VerifierAgent
+	AcceptAttestations bool `json:"accept_attestations"` // false: stopped, or failed for good
+}
+
+// PolicyName is a named policy without its text, in API 3.0.
+type PolicyName struct {
+	Name string `json:"name"`
 }
 
 // Sessions: POST /v3.0/sessions, then PATCH /v3.0/sessions/{id}.

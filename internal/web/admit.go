@@ -26,7 +26,8 @@ const (
 	AgentOrAdmin
 )
 
-// Authenticate finds the agent that a bearer token belongs to. The error is a TokenError for a token that is not good; any other is the server's own trouble.
+// Authenticate finds the agent that a bearer token belongs to. The error is a TokenError for a token that is not good; any
+// other is the server's own trouble.
 type Authenticate func(ctx context.Context, token string) (agentID string, err error)
 
 // TokenError is why a token is refused, in the words of the wire.
@@ -35,9 +36,8 @@ type TokenError string
 func (e TokenError) Error() string { return string(e) }
 
 const (
-	ErrToken         TokenError = "Invalid authentication token"
-	ErrTokenInactive TokenError = "Authentication session not active"
-	ErrTokenExpired  TokenError = "Authentication token expired"
+	ErrToken        TokenError = "Invalid authentication token"
+	ErrTokenExpired TokenError = "Authentication token expired"
 
 	errTokenHeader TokenError = "Invalid Authorization header format"
 )
