@@ -36,6 +36,7 @@ type actor struct {
 	transport    *rsa.PrivateKey
 	pubkey, cert string
 	agent        *scripted
+	clients      *x509.CertPool // the CA of those who may talk to it, and of registrar and verifier
 
 	mu   sync.Mutex // of what follows, and of binding and quoting
 	u, v []byte
@@ -79,9 +80,9 @@ func (a *actor) tls(t testing.TB, certPEM, keyPEM []byte) *tls.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clients := x509.NewCertPool()
-	clients.AppendCertsFromPEM(text)
-	return &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients}
+	a.clients = x509.NewCertPool()
+	a.clients.AppendCertsFromPEM(text)
+	return &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: a.clients}
 }
 
 func (a *actor) identity(w http.ResponseWriter, r *http.Request) {

@@ -47,7 +47,12 @@ func (t *tenant) reach(ctx context.Context, r *registration, o *options) (*agent
 
 // locate takes the agent's address from the command line or the registration.
 func (t *tenant) locate(r *registration, o *options) (a *agent, port int, err error) {
-	const hint = "give address and port with -t and -tp"
+	hint := "give address and port with -t and -tp"
+	unreachable := "is it running, and is this its address? -t and -tp say otherwise"
+	if r.servesNoTLS() {
+		const calls = "; if it runs with --push it listens nowhere: add it with --push-model"
+		hint, unreachable = hint+calls, unreachable+calls
+	}
 	a = &agent{host: o.agentIP, version: o.agentAPIVersion}
 	if a.host == "" && r.record.IP != nil {
 		a.host = *r.record.IP
@@ -68,7 +73,7 @@ func (t *tenant) locate(r *registration, o *options) (a *agent, port int, err er
 	if a.host == "" && !o.pushModel {
 		return nil, 0, usage(hint, "agent %s: the registration has no address", r.agent)
 	}
-	a.peer = peer{"agent", net.JoinHostPort(a.host, strconv.Itoa(port)), "is it running, and is this its address? -t and -tp say otherwise"}
+	a.peer = peer{"agent", net.JoinHostPort(a.host, strconv.Itoa(port)), unreachable}
 	if a.version == "" && o.pushModel {
 		a.version = api.Current
 	}

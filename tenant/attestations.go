@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/http"
 	"time"
 
 	"keylime/internal/api"
@@ -33,17 +34,44 @@ func attestations(ctx context.Context, t *tenant, o *options) (report, error) {
 		if err != nil {
 			return nil, t.noAttestations(o.agent, err)
 		}
-		h.list, h.whole = []api.AttestationRecord{one}, true
+		h.list = []api.AttestationRecord{one}
 		return h, nil
 	}
-	for page, more := "", true; more; more = page != "" {
-		list, next, err := t.verifier.client.Attestations(ctx, o.agent, page)
-		if err != nil {
-			return nil, t.noAttestations(o.agent, err)
+	var err error
+	if h.list, err = t.allAttestations(ctx, o.agent); api.IsStatus(err, http.StatusInternalServerError) {
+		// A verifier of another make may fail to list what it shows one by one.
+		if one, failed := t.verifier.client.Attestation(ctx, o.agent, "latest"); failed == nil {
+			t.warn("%v fails to list attestations: this is the latest; --index NUMBER shows others", t.verifier.peer)
+			h.list, err = []api.AttestationRecord{one}, nil
 		}
-		h.list, page = append(h.list, list...), next
+	}
+	if err != nil {
+		return nil, t.noAttestations(o.agent, err)
 	}
 	return h, nil
+}
+
+// allAttestations follows the pages of an agent's attestations. What was asked for and delivered is dropped: of many
+// attestations it is much.
+func (t *tenant) allAttestations(ctx context.Context, agent string) (all []api.AttestationRecord, err error) {
+	for page, more := "", true; more; more = page != "" {
+		list, next, err := t.verifier.client.Attestations(ctx, agent, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range list {
+			if n := len(all); n > 0 && a.Index >= all[n-1].Index {
+				return nil, fmt.Errorf("%w: attestation %d is listed after %d", api.ErrMalformed, a.Index, all[n-1].Index)
+			}
+			a.Evidence, a.EvidenceRequested = nil, nil
+			all = append(all, a)
+		}
+		if len(list) == 0 {
+			break
+		}
+		page = next
+	}
+	return all, nil
 }
 
 func (t *tenant) noAttestations(agent string, err error) error {
@@ -58,7 +86,6 @@ func (t *tenant) noAttestations(agent string, err error) error {
 type history struct {
 	agent string
 	list  []api.AttestationRecord
-	whole bool // with what was negotiated and delivered
 }
 
 func (h history) people(s *screen) {
@@ -114,9 +141,6 @@ func (h history) program() any {
 		Attestations []one  `json:"attestations"`
 	}{h.agent, []one{}}
 	for _, a := range h.list {
-		if !h.whole {
-			a.Evidence, a.EvidenceRequested = nil, nil
-		}
 		out.Attestations = append(out.Attestations, one{a.Index, a.Attestation})
 	}
 	return out

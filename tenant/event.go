@@ -25,7 +25,20 @@ func (r agentReport) peopleEvent(s *screen) {
 		s.field("  "+f.name, f.value)
 	}
 	if failing {
-		s.field("next", nextStep(*v.LastEventID, r.agent))
+		s.field("next", r.nextStep(*v.LastEventID))
+	}
+}
+
+// peopleUnexplained is for an agent that calls in and does not fare well, when the verifier keeps no event about it: those
+// of another make keep none.
+func (r agentReport) peopleUnexplained(s *screen) {
+	switch r.verifier.AttestationStatus {
+	case "FAIL":
+		s.tinted("failure", bad, "the verifier does not tell which; its log does")
+		s.field("next", "find the cause on the machine,\nthen `keylime tenant delete` and `add`: not every verifier forgets a failure at `reactivate`")
+	case "TIMEOUT":
+		s.tinted("failure", bad, clean("it has not attested for "+r.verifier.MaxAttestationDelay))
+		s.field("next", "see on the machine whether the agent runs, and what its log says; it passes as soon as it attests")
 	}
 }
 
@@ -76,9 +89,11 @@ func factText(raw json.RawMessage) string {
 }
 
 // nextStep is what an operator can do about a failure.
-func nextStep(event, agent string) string {
-	again := "\nthen `keylime tenant reactivate -u " + agent + "`"
+func (r agentReport) nextStep(event string) string {
+	again := "\nthen `keylime tenant reactivate -u " + r.agent + "`"
 	switch {
+	case strings.HasPrefix(event, "internal.verifier.not_reachable") && r.callsIn():
+		return "see on the machine whether the agent runs, and what its log says; it passes as soon as it attests"
 	case strings.HasPrefix(event, "ima.validation.ima-ng."):
 		return "if the file is meant to be there, correct the policy with `keylime tenant runtime-policy update`," + again
 	case strings.HasPrefix(event, "internal.verifier.not_reachable"):

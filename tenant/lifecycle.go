@@ -65,13 +65,18 @@ func deleteAgent(ctx context.Context, t *tenant, o *options) (report, error) {
 
 // reactivate has the verifier attest a failed agent again.
 func reactivate(ctx context.Context, t *tenant, o *options) (report, error) {
+	r := reactivation{agent: o.agent, at: t.addresses()}
 	if !o.noVerifierCheck {
 		status, err := t.verifierStatus(ctx, o.agent)
 		if err != nil {
 			return nil, err
 		}
-		if status.OperationalState == stateStopped {
+		r.calls = agentReport{verifier: status}.callsIn()
+		switch {
+		case status.OperationalState == stateStopped:
 			t.warn("agent %s was stopped; a verifier of another make may keep it so: then delete and add it", o.agent)
+		case r.calls && status.AttestationMode == "" && status.AttestationStatus == "FAIL":
+			t.warn("agent %s failed; a verifier of another make may keep that in mind: then delete and add it", o.agent)
 		}
 	}
 	v, err := t.verifierVersion(ctx)
@@ -81,7 +86,7 @@ func reactivate(ctx context.Context, t *tenant, o *options) (report, error) {
 	if err := t.verifier.client.Reactivate(ctx, v, o.agent); err != nil {
 		return nil, asking(t.verifier.peer, "reactivate agent "+o.agent, err)
 	}
-	return reactivation{agent: o.agent, at: t.addresses()}, nil
+	return r, nil
 }
 
 // deregister removes an agent from the registrar. One that is not there is no error.
@@ -134,10 +139,16 @@ func (r *removal) upstream(j *journal) {
 // reactivation is what `reactivate` did.
 type reactivation struct {
 	agent string
+	calls bool // it is not asked, but calls in
 	at    addresses
 }
 
 func (r reactivation) people(s *screen) {
+	if r.calls {
+		s.line("what agent %s failed in is forgotten; it is attested when it calls in", r.agent)
+		s.line("`keylime tenant status -u %s` shows how it fares", r.agent)
+		return
+	}
 	s.line("agent %s is attested again from the start; `keylime tenant status -u %s` shows how it fares", r.agent, r.agent)
 }
 

@@ -114,7 +114,7 @@ func (f roster) people(s *screen) {
 		rows = append(rows, []cell{
 			{clean(a.agent), plain},
 			{clean(v.AttestationStatus), verdictTint(v.AttestationStatus)},
-			{stateLabel(v.OperationalState), plain},
+			{a.state(), plain},
 			{fmt.Sprint(v.AttestationCount), plain},
 			{s.ago(v.LastSuccess), plain},
 			{clean(event), plain},

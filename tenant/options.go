@@ -255,6 +255,8 @@ func (o *options) checkPayload() error {
 		return usage("add --key FILE, or use --file to encrypt and deliver", "--payload must have --key")
 	case o.verify && len(modes) == 0:
 		return usage("add --file, --key or --cert, or leave --verify out", "--verify has no key to verify")
+	case o.pushModel && o.keyFile != "" && o.payload == "":
+		return usage("add --payload, or use --file", "--push-model: a key alone cannot be left for an agent; it comes with a payload")
 	case o.pushModel && o.verify:
 		return usage("leave --verify out; the agent's log tells when it has the payload", "--push-model: an agent that is never contacted cannot be asked for proof of the key")
 	}

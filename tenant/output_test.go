@@ -23,7 +23,7 @@ func shown(t testing.TB, format string, colour bool, r report) string {
 func failedAgent(event, context string) agentReport {
 	severity := 6
 	return agentReport{agent: "A", verifier: &api.VerifierAgent{
-		OperationalState: 9, TPMPolicy: `{"22": ["` + strings.Repeat("aa", 32) + `"], "mask": "0x400400"}`, HasRuntimePolicy: 1, VerifierID: "default", VerifierIP: "192.0.2.1", VerifierPort: 8881,
+		OperationalState: 9, IP: new("192.0.2.7"), Port: new(9002), TPMPolicy: `{"22": ["` + strings.Repeat("aa", 32) + `"], "mask": "0x400400"}`, HasRuntimePolicy: 1, VerifierID: "default", VerifierIP: "192.0.2.1", VerifierPort: 8881,
 		HashAlg: "sha256", EncAlg: "rsa2048", SignAlg: "rsassa", SeverityLevel: &severity, LastEventID: &event,
 		AttestationCount: 12, LastSuccess: 1_799_999_997, AttestationStatus: "FAIL", AttestationPeriod: "2s",
 		LastEventContext: json.RawMessage(context), RuntimePolicyName: "production", RuntimePolicyDigest: strings.Repeat("ab", 32),

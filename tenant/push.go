@@ -2,10 +2,9 @@ package tenant
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"slices"
-
-	"encoding/base64"
 
 	"keylime/internal/api"
 	"keylime/tpm"
@@ -76,7 +75,7 @@ func (t *tenant) leavePayload(ctx context.Context, e *enrolment) error {
 		Data:    e.delivery.payload,
 	})
 	if err != nil {
-		t.warn("agent %s is enrolled and attested, but without its payload", e.machine.agent)
+		t.warn("agent %s is enrolled and attested, but without its payload; `keylime tenant update` with the same flags leaves it", e.machine.agent)
 	}
 	return asking(t.verifier.peer, "leave the payload for agent "+e.machine.agent, err)
 }

@@ -19,6 +19,12 @@ type registration struct {
 	ekChain [][]byte // what the agent sent after it, DER
 }
 
+// servesNoTLS reports whether the agent registered that its listener has no certificate. Agents that call in do, for
+// they have no listener.
+func (r *registration) servesNoTLS() bool {
+	return r.record.MTLSCert != nil && *r.record.MTLSCert == withoutTLS
+}
+
 // lookup asks the registrar for an agent.
 func (t *tenant) lookup(ctx context.Context, agent string) (api.RegistrarAgent, error) {
 	v, err := t.registrarVersion(ctx)

@@ -2,6 +2,9 @@ package tenant
 
 import (
 	"context"
+	"crypto/subtle"
+	"crypto/tls"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -10,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +24,7 @@ import (
 
 	"keylime/internal/api"
 	"keylime/internal/config"
+	"keylime/internal/fleet"
 	"keylime/internal/pki"
 	"keylime/internal/python"
 	"keylime/internal/web"
@@ -73,9 +78,11 @@ func program() {
 type world struct {
 	*actor
 	registrarPort, verifierPort int
+	caller                      *fleet.PushAgent // of the same TPM; nil until it calls
 }
 
-func newWorld(t testing.TB) *world {
+// newWorld makes a world whose verifier asks agents once in an interval.
+func newWorld(t testing.TB, interval time.Duration) *world {
 	t.Helper()
 	w := &world{actor: newActor(t, "ecc256")}
 	src := config.Sources{Root: t.TempDir(), Environ: []string{"KEYLIME_DIR=" + w.dir}}
@@ -85,7 +92,7 @@ func newWorld(t testing.TB) *world {
 	}
 	t.Cleanup(func() { db.Close() })
 	plain := w.startRegistrar(t, src, db)
-	w.startVerifier(t, src, db)
+	w.startVerifier(t, src, db, interval)
 	w.register(t, api.NewRegistrar("http://"+plain, http.DefaultClient), nil)
 	return w
 }
@@ -106,14 +113,18 @@ func (w *world) startRegistrar(t testing.TB, src config.Sources, db *bolt.DB) (p
 	return open.Addr().String()
 }
 
-func (w *world) startVerifier(t testing.TB, src config.Sources, db *bolt.DB) {
+func (w *world) startVerifier(t testing.TB, src config.Sources, db *bolt.DB, interval time.Duration) {
 	t.Helper()
 	cfg, _, err := config.LoadVerifier(src)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.QuoteInterval, cfg.RetryInterval, cfg.MaxRetries = 30*time.Millisecond, 20*time.Millisecond, 2
+	cfg.QuoteInterval, cfg.RetryInterval, cfg.MaxRetries = interval, 20*time.Millisecond, 2
 	client, err := pki.ClientTLS(cfg.TLS.ClientFiles())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := pki.ServerTLS(cfg.TLS.ServerFiles()) // agents that call in have no certificate
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +139,7 @@ func (w *world) startVerifier(t testing.TB, src config.Sources, db *bolt.DB) {
 	t.Cleanup(ver.Close)
 	inBackground(t, func(ctx context.Context) error { ver.Attest(ctx); return nil })
 	inBackground(t, func(ctx context.Context) error {
-		return web.Serve(ctx, secure, ver.Handler(), serverTLS(t, w.dir), web.Limits{}, zerolog.Nop())
+		return web.Serve(ctx, secure, ver.Handler(), server, web.Limits{}, zerolog.Nop())
 	})
 }
 
@@ -157,11 +168,23 @@ func inBackground(t testing.TB, f func(context.Context) error) {
 // TestScripts runs the command lines of testdata/script, each in a world of its own.
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	runScripts(t, "testdata/script", 30*time.Millisecond)
+}
+
+// TestCallingAgents is TestScripts for agents that call in, when a script says so. They are not missed within five
+// intervals.
+func TestCallingAgents(t *testing.T) {
+	t.Parallel()
+	runScripts(t, "testdata/calls", 2*time.Second)
+}
+
+func runScripts(t *testing.T, dir string, interval time.Duration) {
+	t.Helper()
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
-			w := newWorld(env.T().(testing.TB))
-			env.Values["world"] = w
+			w := newWorld(env.T().(testing.TB), interval)
+			env.Values["world"], env.Values["test"] = w, env.T()
 			env.Vars = append(env.Vars, environment(w.dir, w.registrarPort, w.verifierPort, nil)...)
 			env.Vars = append(env.Vars, "AGENT="+w.id, fmt.Sprint("AGENT_PORT=", w.agent.port()), fmt.Sprint("VERIFIER_PORT=", w.verifierPort),
 				fmt.Sprint("REGISTRAR_PORT=", w.registrarPort), "KEYLIME_CONFIG="+filepath.Join(env.WorkDir, "keylime.toml"))
@@ -169,6 +192,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "until": until, "measure": measure, "policy": policyCommand,
+			"calls": calls, "fetches": fetches,
 		},
 	})
 }
@@ -204,6 +228,64 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("no %q in the output after 30 s", args[0])
 		}
+	}
+}
+
+// calls N: the agent calls in and attests N times. When it does so first, its machine has just booted.
+func calls(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: calls N")
+	}
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	w := ts.Value("world").(*world)
+	if w.caller == nil {
+		base := "https://127.0.0.1:" + strconv.Itoa(w.verifierPort)
+		w.caller, err = fleet.NewPushAgent(w.id, w.soft, base, &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.clients}}})
+		if err == nil {
+			err = w.caller.Reboot(0, nil)
+		}
+		ts.Check(err)
+		w.list = w.caller.List
+	}
+	for n > 0 {
+		_, err := w.caller.Attest(context.Background())
+		if fleet.StatusOf(err) == http.StatusTooManyRequests { // the interval is not over
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		ts.Check(err)
+		n--
+	}
+}
+
+// fetches FILE: the agent fetches its payload, opens it with its TPM, and finds what is in the file. With !, it is refused.
+func fetches(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: fetches FILE")
+	}
+	w := ts.Value("world").(*world)
+	p, err := w.caller.Payload(context.Background())
+	if status := fleet.StatusOf(err); neg {
+		if status != http.StatusForbidden && status != http.StatusUnauthorized {
+			ts.Fatalf("fetched a payload, or failed otherwise: %v", err)
+		}
+		return
+	}
+	ts.Check(err)
+	sealed, err := base64.StdEncoding.DecodeString(p.SealedU)
+	ts.Check(err)
+	u, err := w.soft.Activate(sealed)
+	ts.Check(err)
+	v, err := base64.StdEncoding.DecodeString(p.V)
+	ts.Check(err)
+	keys := shares{k: make([]byte, keySize)}
+	subtle.XORBytes(keys.k, u, v)
+	if p.Tag != keys.mac(w.id) {
+		ts.Fatalf("the tag is not that of key and id")
+	}
+	if got := unseal(ts.Value("test").(testing.TB), delivery{keys: &keys, payload: p.Data}); string(got) != ts.ReadFile(args[0]) {
+		ts.Fatalf("payload %q", got)
 	}
 }
 

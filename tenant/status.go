@@ -147,28 +147,38 @@ func certificateNote(reg *api.RegistrarAgent) string {
 
 func (r agentReport) peopleVerifier(s *screen) {
 	v := r.verifier
-	s.tinted("attestation", verdictTint(v.AttestationStatus), clean(v.AttestationStatus)+" ("+r.stateNote()+")")
+	s.tinted("attestation", verdictTint(v.AttestationStatus), clean(v.AttestationStatus)+" ("+strings.ToLower(r.state())+")")
 	s.field("good quotes", fmt.Sprintf("%d, last %s; one every %s", v.AttestationCount, s.ago(v.LastSuccess), clean(v.AttestationPeriod)))
 	if v.HashAlg != "" {
 		s.field("algorithms", clean(v.HashAlg+", "+v.EncAlg+", "+v.SignAlg))
 	}
 	s.field("policies", clean(policySummary(v)))
 	s.field("verifier", clean(fmt.Sprintf("%s at %s port %d", v.VerifierID, v.VerifierIP, v.VerifierPort)))
-	if v.LastEventID != nil && *v.LastEventID != "" {
+	switch {
+	case v.LastEventID != nil && *v.LastEventID != "":
 		r.peopleEvent(s)
+	case r.callsIn():
+		r.peopleUnexplained(s)
 	}
 }
 
-// stateNote is the operational state in words. That of an agent that calls in says only whether it was stopped.
-func (r agentReport) stateNote() string {
+// callsIn reports whether the agent is not asked, but calls. Verifiers of another make say so only in that they show
+// no address.
+func (r agentReport) callsIn() bool {
+	v := r.verifier
+	return r.push || v.AttestationMode == api.ModePush || v.AttestationMode == "" && v.IP == nil && v.Port == nil
+}
+
+// state is the operational state in words. That of an agent that calls in says only whether it was stopped.
+func (r agentReport) state() string {
 	state := r.verifier.OperationalState
-	switch calls := r.push || r.verifier.AttestationMode == api.ModePush; {
-	case calls && state == stateStopped:
-		return "stopped"
-	case calls:
-		return "calls in"
+	switch {
+	case !r.callsIn():
+		return stateLabel(state)
+	case state == stateStopped:
+		return "Stopped"
 	}
-	return strings.ToLower(stateLabel(state))
+	return "Calls in"
 }
 
 // shortDigest names the version of a policy, "" when it is not known.
@@ -234,7 +244,7 @@ type verifierJSON struct {
 func (r agentReport) json() agentJSON {
 	j := agentJSON{Agent: r.agent, Registrar: r.registrar}
 	if r.verifier != nil {
-		j.Verifier = &verifierJSON{stateLabel(r.verifier.OperationalState), *r.verifier}
+		j.Verifier = &verifierJSON{r.state(), *r.verifier}
 	}
 	return j
 }

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"keylime/internal/strictjson"
 )
 
 // What administrators do at a verifier about agents that call in: JSON:API documents of API 3.0.
@@ -21,15 +23,15 @@ var ErrNoPayloads = errors.New("the verifier takes no payloads for agents that c
 // from is closed to administrators where there is one, and unknown elsewhere. The error is ErrNoPayloads, or says
 // that the verifier did not answer.
 func (c *VerifierClient) CanLeavePayload(ctx context.Context, id string) error {
-	_, err := c.call(ctx, request{method: http.MethodGet, path: payloadPath(id), kind: JSONAPIType}, nil)
+	_, err := c.raw(ctx, request{method: http.MethodGet, path: payloadPath(id), kind: JSONAPIType})
 	var answer *Error
-	switch {
-	case errors.As(err, &answer) && (answer.Status == http.StatusForbidden || answer.Status == http.StatusUnauthorized):
-		return nil
-	case errors.As(err, &answer) && answer.Status < 500, err == nil:
-		return ErrNoPayloads
+	if err != nil && !errors.As(err, &answer) || answer != nil && (answer.Status >= 500 || answer.Status == http.StatusTooManyRequests) {
+		return err
 	}
-	return err
+	if answer != nil && (answer.Status == http.StatusForbidden || answer.Status == http.StatusUnauthorized) {
+		return nil
+	}
+	return ErrNoPayloads
 }
 
 // LeavePayload leaves a payload for an enrolled agent, in place of the one before.
@@ -86,14 +88,20 @@ func decodeAttestations(text string) (list []AttestationRecord, next string, err
 		Data  json.RawMessage `json:"data"`
 		Links Links           `json:"links"`
 	}
-	if err := json.Unmarshal([]byte(text), &d); err != nil {
+	if err := strictjson.Unmarshal([]byte(text), maxDepth, &d); err != nil {
 		return nil, "", err
 	}
 	var resources []Resource[Attestation]
-	if !bytes.HasPrefix(bytes.TrimSpace(d.Data), []byte("[")) {
-		d.Data = append(append(json.RawMessage("["), d.Data...), ']')
+	switch data := bytes.TrimSpace(d.Data); {
+	case len(data) == 0:
+		return nil, "", errors.New("no data")
+	case data[0] == '[':
+		err = json.Unmarshal(data, &resources)
+	default:
+		resources = make([]Resource[Attestation], 1)
+		err = json.Unmarshal(data, &resources[0])
 	}
-	if err := json.Unmarshal(d.Data, &resources); err != nil {
+	if err != nil {
 		return nil, "", err
 	}
 	for _, r := range resources {

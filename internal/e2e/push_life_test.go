@@ -39,6 +39,9 @@ func TestPushLife(t *testing.T) {
 			if payload {
 				args = append(args, payloadArgs(t, w)...)
 			}
+			if !payload && c.tenant == ours {
+				payloadIsRefused(t, w)
+			}
 			w.tenant(t, c.tenant, args...)
 			if payload {
 				payloadArrives(t, w)
@@ -47,6 +50,7 @@ func TestPushLife(t *testing.T) {
 			measure(t, w, "/tmp/excluded", "anything")
 			passes(t, w, c.count)
 			showListings(t, w, c.tenant)
+			showAttestations(t, w)
 			fails(t, w, c.verifier)
 			if payload {
 				failureIsTold(t, w)
@@ -66,6 +70,30 @@ func calls(log string) error {
 		err = errNotYet
 	}
 	return err
+}
+
+// payloadIsRefused: our tenant enrols nobody at a verifier that could not give the agent its payload.
+func payloadIsRefused(t *testing.T, w *world) {
+	t.Helper()
+	args := append([]string{"-c", "add", "--push-model", "-v", "127.0.0.1", "-u", agentID}, payloadArgs(t, w)...)
+	out, err := w.command(t.Context(), ours, "tenant", args...).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "takes no payloads for agents that call in") {
+		t.Errorf("add with a payload: %v\n%s", err, out)
+	}
+	if s, err := w.status(); err == nil {
+		t.Errorf("the agent is enrolled all the same: %+v", s)
+	}
+}
+
+// showAttestations: our tenant shows the attestations that either verifier keeps, as far as it lists them.
+func showAttestations(t *testing.T, w *world) {
+	t.Helper()
+	cmd := w.command(t.Context(), ours, "tenant")
+	cmd.Args = []string{"keylime", "tenant", "attestations", "-u", agentID, "-v", "127.0.0.1"}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "  pass ") {
+		t.Errorf("tenant attestations: %v\n%s", err, out)
+	}
 }
 
 // passes waits for good attestations.
