@@ -1,6 +1,7 @@
 package registrar
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"keylime/internal/api"
+	"keylime/internal/jsonapi"
 	"keylime/internal/strictjson"
 	"keylime/internal/web"
 	"keylime/store"
@@ -20,41 +22,47 @@ func (r *Registrar) register(ctx context.Context, req *web.Request) (any, error)
 	if err != nil {
 		return nil, err
 	}
+	return r.registerAs(ctx, req, id, body)
+}
+
+// registerAs is register for a request that was read.
+func (r *Registrar) registerAs(ctx context.Context, req *web.Request, id string, body api.RegisterRequest) (none api.RegisterResults, err error) {
 	now := r.now()
 	if wait, ok := r.byAddress.Take(web.Sender(req.Peer), now); !ok {
-		return nil, tooMany(wait)
+		return none, tooMany(wait)
 	}
 	known, err := r.known(ctx, id)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	reg, err := registrationFromAPI(id, body, known)
 	if err != nil {
-		return nil, invalid(err)
+		return none, invalid(err)
 	}
 	if known.Identity.Conflicts(reg.Identity) {
 		r.log.Warn().Str("id", id).Stringer("peer", req.Peer).Msg("Refused to register a known agent with another TPM")
-		return nil, &web.Error{Code: http.StatusForbidden, Msg: textIdentity}
+		return none, &web.Error{Code: http.StatusForbidden, Msg: textIdentity}
 	}
 	k, err := r.rules.check(reg, body, now)
 	if err != nil {
-		return nil, invalid(err)
+		return none, invalid(err)
 	}
 	if r.refuseEK { // and again at the activation, which raises the alarm
 		if err := r.checkEK(ctx, reg); err != nil {
-			return nil, err
+			return none, err
 		}
 	}
 	if wait, ok := r.byID.Take(web.Sender(req.Peer)+" "+id, now); !ok {
-		return nil, tooMany(wait)
+		return none, tooMany(wait)
 	}
 	return r.stage(ctx, reg, k, now)
 }
 
-// registerRequest reads the request. The id is in the path or, for upstream's first form of the route, in the body.
+// registerRequest reads the request. The id is in the path or, for upstream's first form of the route, in the body: as
+// agent_id, or as the id of the resource that the body is.
 func registerRequest(req *web.Request) (id string, body api.RegisterRequest, err error) {
 	id = req.Param("id")
-	text, err := req.Body()
+	text, err := members(req, &id)
 	if err != nil {
 		return id, body, err
 	}
@@ -71,14 +79,36 @@ func registerRequest(req *web.Request) (id string, body api.RegisterRequest, err
 		}
 	}
 	switch {
-	case id != "":
+	case id != "" && api.ValidAgentID(id):
 		return id, body, nil
+	case id != "":
+		return "", body, invalid(errors.New("id: want 1 to 80 of the characters A-Z a-z 0-9 _ . -"))
 	case body.AgentID == nil:
 		return "", body, &web.Error{Code: http.StatusBadRequest, Err: errors.New("agent_id is missing")}
 	case !api.ValidAgentID(*body.AgentID):
 		return "", body, invalid(errors.New("agent_id: want 1 to 80 of the characters A-Z a-z 0-9 _ . -"))
 	}
 	return *body.AgentID, body, nil
+}
+
+// members is the text of a body's members. In API 3.0 they may be the attributes of a resource, whose id, if it has one, is
+// put into id.
+func members(req *web.Request, id *string) ([]byte, error) {
+	if req.Version != api.PushVersion || !jsonapi.Declared(req) {
+		return req.Body()
+	}
+	sent, err := jsonapi.Read(req)
+	switch {
+	case err != nil:
+		return nil, err
+	case sent.Type != api.TypeAgent:
+		return nil, invalid(fmt.Errorf("the resource is of type %.64q, want %q", sent.Type, api.TypeAgent))
+	case *id == "":
+		*id = sent.ID
+	case sent.ID != "" && sent.ID != *id:
+		return nil, &web.Error{Code: http.StatusConflict, Msg: "the resource's id is not that of the path"}
+	}
+	return []byte(cmp.Or(sent.Attributes, "{}")), nil
 }
 
 // invalid refuses what cannot be registered. The reason only repeats what the client sent.
@@ -121,21 +151,21 @@ func (r *Registrar) checkEK(ctx context.Context, reg store.Registration) error {
 }
 
 // stage keeps the registration as pending and makes the challenge that activates it.
-func (r *Registrar) stage(ctx context.Context, reg store.Registration, k keys, now time.Time) (any, error) {
+func (r *Registrar) stage(ctx context.Context, reg store.Registration, k keys, now time.Time) (none api.RegisterResults, err error) {
 	challenge, err := newChallenge(r.random)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	blob, err := seal(r.random, k, challenge)
 	if err != nil {
-		return nil, invalid(err)
+		return none, invalid(err)
 	}
 	reg.Challenge = challenge
 	if err := r.makeRoom(ctx); err != nil {
-		return nil, failure(reg.ID, err)
+		return none, failure(reg.ID, err)
 	}
 	if _, err := r.store.Stage(ctx, reg, now, r.ttl); err != nil {
-		return nil, failure(reg.ID, err)
+		return none, failure(reg.ID, err)
 	}
 	return api.RegisterResults{Blob: blob}, nil
 }
@@ -147,8 +177,12 @@ func (r *Registrar) activate(ctx context.Context, req *web.Request) (any, error)
 		AuthTag *string `json:"auth_tag"`
 	}
 	if req.JSON() {
-		if err := req.Decode(&body); err != nil {
+		text, err := members(req, &id)
+		if err != nil {
 			return nil, err
+		}
+		if err := strictjson.Unmarshal(text, web.MaxDepth, &body); err != nil {
+			return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
 		}
 	}
 	if body.AuthTag == nil {

@@ -143,7 +143,7 @@ var differs = map[string]struct {
 }{
 	"registrar-get-bad-id":          {400, "an id that no agent can have is said to be one"},
 	"registrar-list-v3":             {200, "API 3.0 is served"},
-	"078-registrar-register-v3":     {200, "API 3.0 is served"},
+	"078-registrar-register-v3":     {201, "API 3.0 is served"},
 	"registrar-register-ip-999111":  {400, "an address with a mistake is refused"},
 	"registrar-register-port-0":     {400, "ports are 1 to 65535"},
 	"registrar-register-port-70000": {400, "ports are 1 to 65535"},

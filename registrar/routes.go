@@ -27,22 +27,16 @@ func (r *Registrar) options() web.Options {
 }
 
 // routes are the API, on both ports alike; administration is refused without TLS.
-func (r *Registrar) routes() []web.Route {
-	const one = " /{version}/agents/{id}"
-	return slices.Concat([]web.Route{
+func (r *Registrar) routes() []web.Route { return slices.Concat(r.routesV2(), r.routesV3()) }
+
+func (r *Registrar) routesV2() []web.Route {
+	const collection, one = " /{version}/agents", " /{version}/agents/{id}"
+	return []web.Route{
 		{Pattern: "GET /version", Handle: version},
-		{Pattern: "GET /{v3}", Handle: root},
+		{Pattern: "POST" + collection, Action: "register_agent", MaxBody: r.maxBody, Handle: r.register},
 		{Pattern: "POST" + one, Action: "register_agent", MaxBody: r.maxBody, Handle: r.register},
 		{Pattern: "PUT" + one, Action: "activate_agent", MaxBody: maxTag, Handle: r.activate},
 		{Pattern: "PUT" + one + "/activate", Action: "activate_agent", MaxBody: maxTag, Handle: r.activate},
-	}, r.sharedRoutes("{version}"), r.sharedRoutes("{v3}"))
-}
-
-// sharedRoutes are those that API 2 and API 3 have in common, with the same bodies.
-func (r *Registrar) sharedRoutes(version string) []web.Route {
-	collection, one := " /"+version+"/agents", " /"+version+"/agents/{id}"
-	return []web.Route{
-		{Pattern: "POST" + collection, Action: "register_agent", MaxBody: r.maxBody, Handle: r.register},
 		{Pattern: "POST" + one + "/activate", Action: "activate_agent", MaxBody: maxTag, Handle: r.activate},
 		{Pattern: "GET" + collection, Access: web.Admin, Action: "list_registrations", Handle: r.list},
 		{Pattern: "GET" + one, Access: web.Admin, Action: "read_registration", Handle: r.show},
@@ -53,11 +47,6 @@ func (r *Registrar) sharedRoutes(version string) []web.Route {
 // version lists what is spoken. Agents and tenants take the current one of them, which is of API 2.
 func version(context.Context, *web.Request) (any, error) {
 	return api.Version{Current: api.Current, Supported: append(slices.Clone(api.ServerVersions), api.PushVersion)}, nil
-}
-
-// root says that API 3 is spoken.
-func root(_ context.Context, req *web.Request) (any, error) {
-	return map[string]string{"version": req.Version}, nil
 }
 
 // Texts that are facts of the wire.

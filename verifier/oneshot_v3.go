@@ -9,6 +9,7 @@ import (
 
 	"keylime/internal/api"
 	"keylime/internal/evidence"
+	"keylime/internal/jsonapi"
 	"keylime/internal/web"
 )
 
@@ -21,14 +22,14 @@ const (
 // dialectV3 is that of API 3.0: JSON:API documents.
 var dialectV3 = dialect{
 	parse: func(body []byte) (evidence.Request, error) {
-		sent, err := parseDocument(string(body))
+		sent, err := jsonapi.Parse(string(body))
 		switch {
 		case err != nil:
 			return evidence.Request{}, &evidence.RequestError{Text: err.Error()}
-		case sent.kind != typeEvidence:
-			return evidence.Request{}, &evidence.RequestError{Text: fmt.Sprintf("the resource is of type %q, want %q", clip(sent.kind), typeEvidence)}
+		case sent.Type != typeEvidence:
+			return evidence.Request{}, &evidence.RequestError{Text: fmt.Sprintf("the resource is of type %q, want %q", clip(sent.Type), typeEvidence)}
 		}
-		return evidence.ParseAttributes(sent.attributes)
+		return evidence.ParseAttributes(sent.Attributes)
 	},
 	verdict: func(write func(io.Writer) error) any {
 		return web.Raw{Code: http.StatusOK, Type: api.JSONAPIType, Write: func(w io.Writer) error {
@@ -37,14 +38,14 @@ var dialectV3 = dialect{
 				err = write(w)
 			}
 			if err == nil {
-				_, err = io.WriteString(w, `},"jsonapi":{"version":"`+jsonAPIVersion.Version+`"}}`)
+				_, err = io.WriteString(w, `},"jsonapi":{"version":"`+api.JSONAPIVersion+`"}}`)
 			}
 			return err
 		}}
 	},
 	incomplete: func(r evidence.Result) (any, error) {
 		f := r.Failures[0]
-		return nil, deny(http.StatusBadRequest, f.Type, messageOf(f))
+		return nil, jsonapi.Deny(http.StatusBadRequest, f.Type, messageOf(f))
 	},
 }
 
@@ -69,6 +70,6 @@ func (o *oneShot) identityV3(ctx context.Context, r *web.Request) (any, error) {
 		Data: api.Resource[api.IdentityVerdict]{Type: typeIdentity, ID: r.Query.Get("agent_uuid"), Attributes: api.IdentityVerdict{
 			Valid: len(failures) == 0, Failures: wireFailures(failures),
 		}},
-		JSONAPI: jsonAPIVersion,
+		JSONAPI: jsonapi.Version(),
 	}}, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"keylime/internal/api"
 	"keylime/internal/config"
+	"keylime/internal/jsonapi"
 	"keylime/internal/web"
 	"keylime/store"
 	"keylime/tpm"
@@ -88,7 +89,7 @@ func newChallenge() ([]byte, error) {
 
 // open answers POST …/attestations: an agent says what it can give, and is told what to give.
 func (c *calls) open(ctx context.Context, r *web.Request) (any, error) {
-	sent, err := readResource(r)
+	sent, err := jsonapi.Read(r)
 	if err != nil {
 		return nil, err
 	}
@@ -101,19 +102,19 @@ func (c *calls) open(ctx context.Context, r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sent.kind != api.TypeAttestation {
-		return nil, deny(http.StatusBadRequest, "invalid_request", "Request body must include attestation capabilities data.")
+	if sent.Type != api.TypeAttestation {
+		return nil, jsonapi.Deny(http.StatusBadRequest, "invalid_request", "Request body must include attestation capabilities data.")
 	}
-	given, problems := parseCapabilities(json.RawMessage(sent.attributes))
+	given, problems := parseCapabilities(json.RawMessage(sent.Attributes))
 	if len(problems) > 0 {
-		return nil, unprocessable(problems)
+		return nil, jsonapi.Unprocessable(problems)
 	}
 	items, problems, err := c.choose(ctx, a, given, latest)
 	if err != nil {
 		return nil, err
 	}
 	if len(problems) > 0 {
-		return nil, unprocessable(problems)
+		return nil, jsonapi.Unprocessable(problems)
 	}
 	at := store.Attestation{
 		AgentID: a.ID, Stage: store.AwaitingEvidence, Evaluation: store.EvaluationPending,
@@ -139,9 +140,9 @@ func (c *calls) beginError(id string, err error) error {
 	case errors.Is(err, store.ErrNotFound):
 		return noAgent(id)
 	case errors.Is(err, store.ErrConflict):
-		return deny(http.StatusConflict, "conflict", fmt.Sprintf("Cannot create attestation for agent '%s' while another creation attempt is in progress.", id))
+		return jsonapi.Deny(http.StatusConflict, "conflict", fmt.Sprintf("Cannot create attestation for agent '%s' while another creation attempt is in progress.", id))
 	case errors.Is(err, store.ErrTooLarge), errors.Is(err, store.ErrInvalid):
-		return deny(http.StatusBadRequest, "invalid_request", "The capabilities are larger than any that are in use: "+err.Error())
+		return jsonapi.Deny(http.StatusBadRequest, "invalid_request", "The capabilities are larger than any that are in use: "+err.Error())
 	}
 	return err
 }
@@ -162,10 +163,10 @@ func (c *calls) agent(ctx context.Context, id string) (store.Agent, error) {
 func mayAttest(a store.Agent) error {
 	switch {
 	case !a.Spec.Push:
-		return deny(http.StatusForbidden, "agent_attestations_disabled", fmt.Sprintf(
+		return jsonapi.Deny(http.StatusForbidden, "agent_attestations_disabled", fmt.Sprintf(
 			"Attestations for agent '%s' are currently disabled. It is enrolled for the pull model; delete it and add it as a push agent.", a.ID))
 	case a.Status.Operational == store.StateTenantFailed:
-		return deny(http.StatusForbidden, "agent_attestations_disabled", fmt.Sprintf(
+		return jsonapi.Deny(http.StatusForbidden, "agent_attestations_disabled", fmt.Sprintf(
 			"Attestations for agent '%s' are currently disabled. An operator stopped it; it may attest again when it has been reactivated.", a.ID))
 	}
 	return nil
@@ -174,7 +175,7 @@ func mayAttest(a store.Agent) error {
 // mayOpen holds an agent to its pace. It returns the agent's latest attestation; nil when it has none.
 func (c *calls) mayOpen(ctx context.Context, a store.Agent, now time.Time) (*store.Attestation, error) {
 	if c.underWay(a.ID) {
-		return nil, denyFor(http.StatusServiceUnavailable, 1, "verification_in_progress", fmt.Sprintf(
+		return nil, jsonapi.DenyFor(http.StatusServiceUnavailable, 1, "verification_in_progress", fmt.Sprintf(
 			"Cannot create attestation for agent '%s' while the last attestation is still being verified. "+
 				"The active verification task is expected to complete or time out within 1 seconds.", a.ID))
 	}
@@ -186,7 +187,7 @@ func (c *calls) mayOpen(ctx context.Context, a store.Agent, now time.Time) (*sto
 		return nil, err
 	}
 	if wait := c.secondsToNext(latest, now); wait > 0 {
-		return nil, denyFor(http.StatusTooManyRequests, wait, "premature_attestation", fmt.Sprintf(
+		return nil, jsonapi.DenyFor(http.StatusTooManyRequests, wait, "premature_attestation", fmt.Sprintf(
 			"Cannot create attestation for agent '%s' before the configured interval has elapsed. Wait %d seconds before trying again.", a.ID, wait))
 	}
 	return &latest, c.mayOpenAgain(a.ID, now)
@@ -199,7 +200,7 @@ func (c *calls) mayOpenAgain(id string, now time.Time) error {
 		return nil
 	}
 	seconds := int64(math.Ceil(wait.Seconds()))
-	return denyFor(http.StatusTooManyRequests, seconds, "premature_attestation", fmt.Sprintf(
+	return jsonapi.DenyFor(http.StatusTooManyRequests, seconds, "premature_attestation", fmt.Sprintf(
 		"Agent '%s' has created too many attestations without delivering evidence. Wait %d seconds before trying again.", id, seconds))
 }
 
@@ -278,17 +279,17 @@ func (c *calls) awaited(ctx context.Context, id, index string, now time.Time) (s
 	}
 	switch {
 	case index != strconv.FormatUint(at.Index, 10):
-		return at, deny(http.StatusForbidden, "old_attestation", fmt.Sprintf(
+		return at, jsonapi.Deny(http.StatusForbidden, "old_attestation", fmt.Sprintf(
 			"Attestation %s is not the latest for agent '%s'. Only evidence for the most recent attestation may be updated.", clip(index), id))
 	case at.Stage != store.AwaitingEvidence:
-		return at, deny(http.StatusForbidden, "evidence_immutable", fmt.Sprintf(
+		return at, jsonapi.Deny(http.StatusForbidden, "evidence_immutable", fmt.Sprintf(
 			"Cannot alter evidence for attestation %s which has already been received and accepted.", index))
 	case !now.Before(at.Expires):
 		expired := "None" // nothing was asked for, as the agent's policies need nothing
 		if !at.Expires.IsZero() {
 			expired = api.PushTime(at.Expires)
 		}
-		return at, deny(http.StatusForbidden, "challenges_expired", fmt.Sprintf(
+		return at, jsonapi.Deny(http.StatusForbidden, "challenges_expired", fmt.Sprintf(
 			"Challenges for attestation %s expired at %s. Create a new attestation and try again.", index, expired))
 	}
 	return at, nil

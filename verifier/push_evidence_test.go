@@ -8,6 +8,7 @@ import (
 
 	"keylime/internal/api"
 	"keylime/internal/attest"
+	"keylime/internal/jsonapi"
 	"keylime/tpm"
 )
 
@@ -45,11 +46,11 @@ func TestEvidenceIsReadAsItCame(t *testing.T) {
 	t.Parallel()
 	a := bootedCaller(t)
 	items, requested := askedOf(t, a)
-	sent, err := parseDocument(string(a.evidence(t, requested, nil)))
+	sent, err := jsonapi.Parse(string(a.evidence(t, requested, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, problems := parseEvidence(sent.attributes, items)
+	c, problems := parseEvidence(sent.Attributes, items)
 	if problems != nil {
 		t.Fatal(problems)
 	}
@@ -78,7 +79,7 @@ func TestLogsThatAreNone(t *testing.T) {
 	a := bootedCaller(t)
 	items, requested := askedOf(t, a)
 	items[2].reported = nil
-	sent, err := parseDocument(string(a.evidence(t, requested, func(kind string, data map[string]any) {
+	sent, err := jsonapi.Parse(string(a.evidence(t, requested, func(kind string, data map[string]any) {
 		switch kind {
 		case api.EvidenceIMA:
 			data["entries"] = ""
@@ -89,7 +90,7 @@ func TestLogsThatAreNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, problems := parseEvidence(sent.attributes, items)
+	c, problems := parseEvidence(sent.Attributes, items)
 	if problems != nil || string(c.data[2]) != `{"entry_count":0,"entries":null}` {
 		t.Errorf("shown as %s, %v", c.data[2], problems)
 	}
@@ -133,11 +134,11 @@ func FuzzEvidence(f *testing.F) {
 	f.Add([]byte(`{"data":{"type":"attestation","attributes":{"evidence_collected":[{"evidence_class":"log","evidence_type":"ima_log","data":{"entries":"\ud83d\ude00"}},null,7]}}}`))
 	f.Add([]byte(`{"data":{"type":"attestation","attributes":{"evidence_collected":null}}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		sent, err := parseDocument(string(body))
-		if err != nil || sent.attributes == "" {
+		sent, err := jsonapi.Parse(string(body))
+		if err != nil || sent.Attributes == "" {
 			return
 		}
-		c, problems := parseEvidence(sent.attributes, items)
+		c, problems := parseEvidence(sent.Attributes, items)
 		if problems != nil {
 			return
 		}

@@ -12,6 +12,7 @@ import (
 
 	"keylime/internal/api"
 	"keylime/internal/fleet"
+	"keylime/internal/jsonapi"
 	"keylime/store"
 	"keylime/tpm"
 )
@@ -367,11 +368,11 @@ func FuzzNegotiation(f *testing.F) {
 	f.Add([]byte(genuineOffer(soft, 0).with(keyCaps+".public", "00ff").text(f)))
 	f.Add([]byte(`{"evidence_supported":[{"evidence_class":"log","evidence_type":"ima_log","capabilities":{}}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		sent, err := parseResource(`{"type":"attestation","attributes":` + string(text) + `}`)
-		if err != nil || sent.kind != "attestation" {
+		sent, err := jsonapi.Parse(`{"data":{"type":"attestation","attributes":` + string(text) + `}}`)
+		if err != nil || sent.Type != "attestation" {
 			return
 		}
-		given, problems := parseCapabilities(json.RawMessage(sent.attributes))
+		given, problems := parseCapabilities(json.RawMessage(sent.Attributes))
 		if problems != nil {
 			return
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"keylime/internal/api"
+	"keylime/internal/jsonapi"
 	"keylime/internal/strictjson"
 	"keylime/internal/web"
 	"keylime/store"
@@ -23,7 +24,7 @@ import (
 // putPayload answers PUT …/payload.
 func (c *calls) putPayload(ctx context.Context, r *web.Request) (any, error) {
 	id := r.Param("id")
-	sent, err := readResource(r)
+	sent, err := jsonapi.Read(r)
 	if err != nil {
 		return nil, err
 	}
@@ -31,23 +32,23 @@ func (c *calls) putPayload(ctx context.Context, r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sent.kind != api.TypePayload {
-		return nil, deny(http.StatusBadRequest, "invalid_request", "Request body must include a resource of type 'payload'.")
+	if sent.Type != api.TypePayload {
+		return nil, jsonapi.Deny(http.StatusBadRequest, "invalid_request", "Request body must include a resource of type 'payload'.")
 	}
-	p, problems := parsePayload(id, sent.attributes)
+	p, problems := parsePayload(id, sent.Attributes)
 	switch {
 	case len(problems) > 0:
-		return nil, unprocessable(problems)
+		return nil, jsonapi.Unprocessable(problems)
 	case !a.Spec.Push:
-		return nil, deny(http.StatusConflict, "conflict", fmt.Sprintf("Agent '%s' is enrolled for the pull model: its tenant sends the payload to the agent itself.", id))
+		return nil, jsonapi.Deny(http.StatusConflict, "conflict", fmt.Sprintf("Agent '%s' is enrolled for the pull model: its tenant sends the payload to the agent itself.", id))
 	case len(a.Spec.V) == 0:
-		return nil, deny(http.StatusConflict, "conflict", fmt.Sprintf("Agent '%s' was enrolled without a key share (v), so no payload can be released to it.", id))
+		return nil, jsonapi.Deny(http.StatusConflict, "conflict", fmt.Sprintf("Agent '%s' was enrolled without a key share (v), so no payload can be released to it.", id))
 	}
 	switch _, err := c.store.PutPayload(ctx, p); {
 	case errors.Is(err, store.ErrNotFound):
 		return nil, noAgent(id)
 	case errors.Is(err, store.ErrTooLarge), errors.Is(err, store.ErrInvalid):
-		return nil, deny(http.StatusRequestEntityTooLarge, "invalid_request", err.Error())
+		return nil, jsonapi.Deny(http.StatusRequestEntityTooLarge, "invalid_request", err.Error())
 	case err != nil:
 		return nil, err
 	}
@@ -88,7 +89,7 @@ func (c *calls) payload(ctx context.Context, r *web.Request) (any, error) {
 	}
 	p, err := c.store.Payload(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, deny(http.StatusNotFound, "not_found", fmt.Sprintf("There is no payload for agent '%s'.", id))
+		return nil, jsonapi.Deny(http.StatusNotFound, "not_found", fmt.Sprintf("There is no payload for agent '%s'.", id))
 	}
 	if err != nil {
 		return nil, err
@@ -98,7 +99,7 @@ func (c *calls) payload(ctx context.Context, r *web.Request) (any, error) {
 		return nil, err
 	}
 	if !releases(judged, a.Status) {
-		return nil, deny(http.StatusForbidden, "payload_withheld", fmt.Sprintf("The payload of agent '%s' is released after an attestation that passes.", id))
+		return nil, jsonapi.Deny(http.StatusForbidden, "payload_withheld", fmt.Sprintf("The payload of agent '%s' is released after an attestation that passes.", id))
 	}
 	path := "/v" + api.PushVersion + "/agents/" + id + "/payload"
 	return web.Document{Code: http.StatusOK, Type: api.JSONAPIType, Body: api.Document[api.Payload]{
@@ -106,7 +107,7 @@ func (c *calls) payload(ctx context.Context, r *web.Request) (any, error) {
 			SealedU: base64.StdEncoding.EncodeToString(p.SealedU), Tag: p.Tag,
 			Data: base64.StdEncoding.EncodeToString(p.Data), V: base64.StdEncoding.EncodeToString(a.Spec.V),
 		}},
-		Links: &api.Links{Self: path}, JSONAPI: jsonAPIVersion,
+		Links: &api.Links{Self: path}, JSONAPI: jsonapi.Version(),
 	}}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"keylime/internal/api"
+	"keylime/internal/jsonapi"
 	"keylime/internal/web"
 	"keylime/store"
 	"keylime/tpm"
@@ -20,7 +21,7 @@ import (
 // agent is answered, which is not told. What cannot be read is refused and changes nothing.
 func (c *calls) deliver(ctx context.Context, r *web.Request) (any, error) {
 	id, index := r.Param("id"), indexOf(r)
-	if !isJSONAPI(r) {
+	if !jsonapi.Declared(r) {
 		return nil, &web.Error{Code: http.StatusUnsupportedMediaType}
 	}
 	if _, err := c.agent(ctx, id); err != nil {
@@ -34,7 +35,7 @@ func (c *calls) deliver(ctx context.Context, r *web.Request) (any, error) {
 		return nil, err
 	}
 	defer leave()
-	sent, err := readResource(r)
+	sent, err := jsonapi.Read(r)
 	if err != nil {
 		return nil, err
 	}
@@ -43,16 +44,16 @@ func (c *calls) deliver(ctx context.Context, r *web.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sent.kind != api.TypeAttestation {
-		return nil, deny(http.StatusBadRequest, "invalid_request", "Request body must include attestation evidence data.")
+	if sent.Type != api.TypeAttestation {
+		return nil, jsonapi.Deny(http.StatusBadRequest, "invalid_request", "Request body must include attestation evidence data.")
 	}
 	items, err := readAsked(at.Items)
 	if err != nil {
 		return nil, err
 	}
-	evidence, problems := parseEvidence(sent.attributes, items)
+	evidence, problems := parseEvidence(sent.Attributes, items)
 	if len(problems) > 0 {
-		return nil, unprocessable(problems)
+		return nil, jsonapi.Unprocessable(problems)
 	}
 	at.Evidence = now
 	st, err := c.judge(ctx, &at, items, evidence)
@@ -75,7 +76,7 @@ func (c *calls) deliver(ctx context.Context, r *web.Request) (any, error) {
 func (c *calls) enter(id string, length int64) (leave func(), err error) {
 	end, ok := c.begin(id)
 	if !ok {
-		return nil, denyFor(http.StatusServiceUnavailable, 1, "verification_in_progress",
+		return nil, jsonapi.DenyFor(http.StatusServiceUnavailable, 1, "verification_in_progress",
 			fmt.Sprintf("Evidence of agent '%s' is being verified already.", id))
 	}
 	taken := []chan struct{}{}
@@ -95,7 +96,7 @@ func (c *calls) enter(id string, length int64) (leave func(), err error) {
 			taken = append(taken, slots)
 		default:
 			leave()
-			return nil, denyFor(http.StatusServiceUnavailable, busySeconds, "verification_in_progress",
+			return nil, jsonapi.DenyFor(http.StatusServiceUnavailable, busySeconds, "verification_in_progress",
 				"The verifier is busy with the evidence of other agents. Send it again later.")
 		}
 	}
@@ -107,7 +108,7 @@ func (c *calls) judge(ctx context.Context, at *store.Attestation, items []asked,
 	l, err := c.store.Lease(ctx, at.AgentID, c.cycle.run, time.Now().UTC(), c.cycle.timeout+commitTimeout+leaseMargin)
 	switch {
 	case errors.Is(err, store.ErrConflict):
-		return store.AgentStatus{}, denyFor(http.StatusServiceUnavailable, 1, "verification_in_progress",
+		return store.AgentStatus{}, jsonapi.DenyFor(http.StatusServiceUnavailable, 1, "verification_in_progress",
 			fmt.Sprintf("Agent '%s' is being looked at. Send the evidence again.", at.AgentID))
 	case errors.Is(err, store.ErrNotFound):
 		return store.AgentStatus{}, noAgent(at.AgentID)
@@ -209,7 +210,7 @@ func (c *calls) conclude(ctx context.Context, l store.Lease, at *store.Attestati
 	case errors.Is(err, store.ErrLeaseLost): // it was deleted, stopped or reactivated meanwhile, and that counts
 		return c.superseded(ctx, at)
 	case errors.Is(err, store.ErrConflict):
-		return c.release(ctx, l, deny(http.StatusForbidden, "old_attestation", fmt.Sprintf(
+		return c.release(ctx, l, jsonapi.Deny(http.StatusForbidden, "old_attestation", fmt.Sprintf(
 			"Attestation %d is not the latest for agent '%s'. Only evidence for the most recent attestation may be updated.", at.Index, at.AgentID)), log)
 	case errors.Is(err, store.ErrTooLarge):
 		return c.oversized(ctx, l, at, log)
@@ -222,7 +223,7 @@ func (c *calls) superseded(ctx context.Context, at *store.Attestation) error {
 	if _, err := c.agent(ctx, at.AgentID); err != nil {
 		return err
 	}
-	return denyFor(http.StatusServiceUnavailable, 1, "verification_in_progress", fmt.Sprintf(
+	return jsonapi.DenyFor(http.StatusServiceUnavailable, 1, "verification_in_progress", fmt.Sprintf(
 		"Agent '%s' was changed by an operator meanwhile. Send the evidence again.", at.AgentID))
 }
 

@@ -1,10 +1,7 @@
 package verifier
 
 import (
-	"context"
-	"errors"
-
-	"keylime/internal/api"
+	"keylime/internal/jsonapi"
 	"keylime/internal/web"
 )
 
@@ -17,27 +14,12 @@ func (v *Verifier) callRoutes() []web.Route {
 	const all, one, payload = " /{v3}/agents/{id}/attestations", " /{v3}/agents/{id}/attestations/{index}", " /{v3}/agents/{id}/payload"
 	c := v.calls
 	return []web.Route{
-		{Pattern: "POST" + all, Access: web.Agent, Action: "submit_attestation", MaxBody: maxOpenBody, Handle: linked(c.open)},
+		{Pattern: "POST" + all, Access: web.Agent, Action: "submit_attestation", MaxBody: maxOpenBody, Handle: jsonapi.Linked(c.open)},
 		{Pattern: "PATCH" + one, Access: web.Agent, Action: "submit_attestation",
-			MaxBody: int64(v.cfg.MaxUploadSize), Timeout: uploadTimeout, Handle: linked(c.deliver)},
-		{Pattern: "GET" + all, Access: web.Admin, Action: "list_attestations", Timeout: uploadTimeout, Handle: linked(c.list)},
-		{Pattern: "GET" + one, Access: web.Admin, Action: "read_attestation", Handle: linked(c.attestation)},
-		{Pattern: "PUT" + payload, Access: web.Admin, Action: "write_payload", MaxBody: maxPayloadBody, Timeout: uploadTimeout, Handle: linked(c.putPayload)},
-		{Pattern: "GET" + payload, Access: web.Agent, Action: "read_payload", Timeout: uploadTimeout, Handle: linked(c.payload)},
-	}
-}
-
-// linked names the request in its refusal, as JSON:API documents do.
-func linked(h web.Handler) web.Handler {
-	return func(ctx context.Context, r *web.Request) (any, error) {
-		result, err := h(ctx, r)
-		var refused *web.Error
-		if errors.As(err, &refused) {
-			if d, ok := refused.Body.(api.ErrorDocument); ok {
-				d.Links = &api.Links{Self: r.Path}
-				refused.Body = d
-			}
-		}
-		return result, err
+			MaxBody: int64(v.cfg.MaxUploadSize), Timeout: uploadTimeout, Handle: jsonapi.Linked(c.deliver)},
+		{Pattern: "GET" + all, Access: web.Admin, Action: "list_attestations", Timeout: uploadTimeout, Handle: jsonapi.Linked(c.list)},
+		{Pattern: "GET" + one, Access: web.Admin, Action: "read_attestation", Handle: jsonapi.Linked(c.attestation)},
+		{Pattern: "PUT" + payload, Access: web.Admin, Action: "write_payload", MaxBody: maxPayloadBody, Timeout: uploadTimeout, Handle: jsonapi.Linked(c.putPayload)},
+		{Pattern: "GET" + payload, Access: web.Agent, Action: "read_payload", Timeout: uploadTimeout, Handle: jsonapi.Linked(c.payload)},
 	}
 }

@@ -8,11 +8,10 @@ import (
 	"math"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
-	"time"
 
 	"keylime/internal/api"
+	"keylime/internal/jsonapi"
 	"keylime/internal/web"
 	"keylime/store"
 )
@@ -117,17 +116,17 @@ func (c *calls) list(ctx context.Context, r *web.Request) (any, error) {
 	if _, err := c.known(ctx, id); err != nil {
 		return nil, err
 	}
-	before, err := pageParameter(r.Query, "page[before]", math.MaxUint64)
+	before, err := jsonapi.PageNumber(r.Query, "page[before]", math.MaxUint64)
 	if err != nil {
 		return nil, err
 	}
-	size, err := pageParameter(r.Query, "page[size]", defaultPage)
+	size, err := jsonapi.PageNumber(r.Query, "page[size]", defaultPage)
 	if err != nil {
 		return nil, err
 	}
 	size = min(max(size, 1), maxPage)
 	page := api.List[api.Attestation]{
-		Data: []api.Resource[api.Attestation]{}, Links: &api.Links{Self: attestationsPath(r)}, JSONAPI: jsonAPIVersion,
+		Data: []api.Resource[api.Attestation]{}, Links: &api.Links{Self: attestationsPath(r)}, JSONAPI: jsonapi.Version(),
 	}
 	bytes := 0
 	for uint64(len(page.Data)) < size {
@@ -156,19 +155,6 @@ func (c *calls) list(ctx context.Context, r *web.Request) (any, error) {
 	return web.Document{Code: http.StatusOK, Type: api.JSONAPIType, Body: page}, nil
 }
 
-// pageParameter reads a number of the query.
-func pageParameter(query url.Values, name string, def uint64) (uint64, error) {
-	values := query[name]
-	if len(values) == 0 {
-		return def, nil
-	}
-	n, err := strconv.ParseUint(values[0], 10, 64)
-	if err != nil || len(values) > 1 {
-		return 0, deny(http.StatusBadRequest, "invalid_parameter", fmt.Sprintf("Query parameter '%s' must be one whole number.", name))
-	}
-	return n, nil
-}
-
 func sizeOf(at store.Attestation) (n int) {
 	for _, item := range at.Items {
 		n += len(item.Capabilities) + len(item.Chosen) + len(item.Data)
@@ -179,16 +165,13 @@ func sizeOf(at store.Attestation) (n int) {
 // document wraps one attestation.
 func document(at api.Attestation, self, path string, meta *api.Meta) api.Document[api.Attestation] {
 	return api.Document[api.Attestation]{
-		Data: resource(at, self), Meta: meta, Links: &api.Links{Self: path}, JSONAPI: jsonAPIVersion,
+		Data: resource(at, self), Meta: meta, Links: &api.Links{Self: path}, JSONAPI: jsonapi.Version(),
 	}
 }
 
 func resource(at api.Attestation, self string) api.Resource[api.Attestation] {
 	return api.Resource[api.Attestation]{Type: api.TypeAttestation, Attributes: at, Links: &api.Links{Self: self}}
 }
-
-// jsonAPIVersion is the version of the format that answers have.
-var jsonAPIVersion = &api.JSONAPI{Version: "1.1"}
 
 // attestationsPath is where an agent's attestations are, in the version of the request.
 func attestationsPath(r *web.Request) string {
@@ -207,35 +190,13 @@ func indexOf(r *web.Request) string {
 	return latestIndex
 }
 
-// deny is an answer that says why not.
-func deny(status int, code, detail string) error {
-	return denyItems(status, 0, []api.ErrorItem{{Status: strconv.Itoa(status), Code: code, Detail: detail}})
-}
-
-// denyFor is deny, for some seconds.
-func denyFor(status int, seconds int64, code, detail string) error {
-	return denyItems(status, seconds, []api.ErrorItem{{Status: strconv.Itoa(status), Code: code, Detail: detail}})
-}
-
-// unprocessable lists what is wrong with a request.
-func unprocessable(problems []api.ErrorItem) error {
-	return denyItems(http.StatusUnprocessableEntity, 0, problems)
-}
-
-func denyItems(status int, seconds int64, items []api.ErrorItem) error {
-	return &web.Error{
-		Code: status, Retry: time.Duration(seconds) * time.Second, Msg: items[0].Detail,
-		Type: api.JSONAPIType, Body: api.ErrorDocument{Errors: slices.Clone(items), JSONAPI: jsonAPIVersion},
-	}
-}
-
 func noAgent(id string) error {
-	return deny(http.StatusNotFound, "not_found", fmt.Sprintf("No enrolled agent with ID '%s'.", id))
+	return jsonapi.Deny(http.StatusNotFound, "not_found", fmt.Sprintf("No enrolled agent with ID '%s'.", id))
 }
 
 func noAttestation(id, index string) error {
 	if index == latestIndex {
-		return deny(http.StatusNotFound, "not_found", fmt.Sprintf("No attestation exists for agent '%s'.", id))
+		return jsonapi.Deny(http.StatusNotFound, "not_found", fmt.Sprintf("No attestation exists for agent '%s'.", id))
 	}
-	return deny(http.StatusNotFound, "not_found", fmt.Sprintf("No attestation %s exists for agent '%s'.", clip(index), id))
+	return jsonapi.Deny(http.StatusNotFound, "not_found", fmt.Sprintf("No attestation %s exists for agent '%s'.", clip(index), id))
 }

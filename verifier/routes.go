@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"keylime/internal/api"
+	"keylime/internal/jsonapi"
 	"keylime/internal/web"
 )
 
@@ -55,7 +56,7 @@ func (v *Verifier) discoveryRoutes() []web.Route {
 	}
 	rootV3 := func(_ context.Context, r *web.Request) (any, error) {
 		return web.Document{Code: http.StatusOK, Type: api.JSONAPIType, Body: api.RootDocument{
-			Meta: api.RootMeta{Version: r.Version}, Links: &api.Links{Self: r.Path}, JSONAPI: jsonAPIVersion,
+			Meta: api.RootMeta{Version: r.Version}, Links: &api.Links{Self: r.Path}, JSONAPI: jsonapi.Version(),
 		}}, nil
 	}
 	return []web.Route{

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"keylime/internal/api"
+	"keylime/internal/jsonapi"
 	"keylime/internal/strictjson"
 	"keylime/internal/web"
 	"keylime/store"
@@ -137,9 +138,9 @@ func readSession[A any](r *web.Request) (attributes A, err error) {
 
 // parseSession reads the attributes of the session that a document holds.
 func parseSession[A any](text string) (attributes A, err error) {
-	sent, err := parseDocument(text)
-	if err == nil && sent.attributes != "" {
-		err = strictjson.Unmarshal([]byte(sent.attributes), maxJSONDepth, &attributes)
+	sent, err := jsonapi.Parse(text)
+	if err == nil && sent.Attributes != "" {
+		err = strictjson.Unmarshal([]byte(sent.Attributes), maxJSONDepth, &attributes)
 	}
 	return attributes, err
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"keylime/internal/api"
+	"keylime/internal/jsonapi"
 	"keylime/internal/strictjson"
 	"keylime/internal/web"
 	"keylime/store"
@@ -43,7 +44,7 @@ func (v *Verifier) agentV3(ctx context.Context, r *web.Request) (any, error) {
 // agentsV3 answers GET /agents: page[size] agents at most, in the order of their ids, from behind page[after] on; those of
 // one verifier or, as in API 2, of all.
 func (v *Verifier) agentsV3(ctx context.Context, r *web.Request) (any, error) {
-	size, err := pageParameter(r.Query, "page[size]", defaultPage)
+	size, err := jsonapi.PageNumber(r.Query, "page[size]", defaultPage)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +63,7 @@ func (v *Verifier) agentsV3(ctx context.Context, r *web.Request) (any, error) {
 		}
 		links.Next = links.Self + "?" + query.Encode()
 	}
-	page := api.List[api.AgentAttributes]{Data: make([]api.Resource[api.AgentAttributes], len(agents)), Links: links, JSONAPI: jsonAPIVersion}
+	page := api.List[api.AgentAttributes]{Data: make([]api.Resource[api.AgentAttributes], len(agents)), Links: links, JSONAPI: jsonapi.Version()}
 	for i, a := range agents {
 		page.Data[i] = v.agentResource(ctx, r, a)
 	}
@@ -75,19 +76,19 @@ func (v *Verifier) enrolV3(ctx context.Context, r *web.Request) (any, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case sent.id == "":
+	case sent.ID == "":
 		return nil, badID(isRequired)
-	case !api.ValidAgentID(sent.id):
+	case !api.ValidAgentID(sent.ID):
 		return nil, badID("must be 1 to 80 letters, digits and _.-")
 	}
-	req, err := parseEnrolment([]byte(sent.attributes), notNull)
+	req, err := parseEnrolment([]byte(sent.Attributes), notNull)
 	if err != nil {
 		return nil, exception(err)
 	}
-	if err := v.enrolAs(ctx, sent.id, req); err != nil {
+	if err := v.enrolAs(ctx, sent.ID, req); err != nil {
 		return nil, err
 	}
-	return v.showAgent(ctx, r, http.StatusCreated, sent.id)
+	return v.showAgent(ctx, r, http.StatusCreated, sent.ID)
 }
 
 // changeAgentV3 answers PATCH /agents/:id. One thing about an agent can be changed: whether it is attested.
@@ -97,10 +98,10 @@ func (v *Verifier) changeAgentV3(ctx context.Context, r *web.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	if sent.id != "" && sent.id != id {
-		return nil, deny(http.StatusConflict, "conflict", "The resource's id is not that of the path.")
+	if sent.ID != "" && sent.ID != id {
+		return nil, jsonapi.Deny(http.StatusConflict, "conflict", "The resource's id is not that of the path.")
 	}
-	accept, err := parseAgentChange(sent.attributes)
+	accept, err := parseAgentChange(sent.Attributes)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +143,7 @@ func parseAgentChange(attributes string) (accept bool, err error) {
 	case err != nil:
 		return false, exception(err)
 	case len(f.errors) > 0:
-		return false, unprocessable(f.errors)
+		return false, jsonapi.Unprocessable(f.errors)
 	case !found:
 		return false, required(name)
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"keylime/internal/api"
+	"keylime/internal/jsonapi"
 	"keylime/internal/strictjson"
 	"keylime/internal/web"
 	"keylime/store"
@@ -50,7 +51,7 @@ func (p policyResources) showAll(ctx context.Context, r *web.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	list := api.List[api.PolicyName]{Data: make([]api.Resource[api.PolicyName], len(names)), Links: &api.Links{Self: r.Path}, JSONAPI: jsonAPIVersion}
+	list := api.List[api.PolicyName]{Data: make([]api.Resource[api.PolicyName], len(names)), Links: &api.Links{Self: r.Path}, JSONAPI: jsonapi.Version()}
 	for i, name := range names {
 		list.Data[i] = p.listed(name)
 	}
@@ -74,13 +75,13 @@ func (p policyResources) create(ctx context.Context, r *web.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	if sent.id == "" {
+	if sent.ID == "" {
 		return nil, badID(isRequired)
 	}
-	if err := p.add(ctx, sent.id, []byte(sent.attributes)); err != nil {
+	if err := p.add(ctx, sent.ID, []byte(sent.Attributes)); err != nil {
 		return nil, err
 	}
-	return shown(http.StatusCreated, r.Path, p.listed(sent.id)), nil
+	return shown(http.StatusCreated, r.Path, p.listed(sent.ID)), nil
 }
 
 // replace answers PATCH: another text for a policy that there is.
@@ -90,26 +91,26 @@ func (p policyResources) replace(ctx context.Context, r *web.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	if sent.id != "" && sent.id != name {
-		return nil, deny(http.StatusConflict, "conflict", "The resource's id is not the name in the path.")
+	if sent.ID != "" && sent.ID != name {
+		return nil, jsonapi.Deny(http.StatusConflict, "conflict", "The resource's id is not the name in the path.")
 	}
 	if _, err := p.v.store.PolicyHead(ctx, p.kind, name); err != nil {
 		return nil, noPolicy(err, "Policy %s not found", name)
 	}
-	if err := p.update(ctx, name, []byte(sent.attributes)); err != nil {
+	if err := p.update(ctx, name, []byte(sent.Attributes)); err != nil {
 		return nil, err
 	}
 	return web.Document{Code: http.StatusNoContent}, nil
 }
 
 // sent reads an upload. A policy that is to ask for nothing has to say so: its text must be there, be it null.
-func (p policyResources) sent(r *web.Request) (sentResource, error) {
+func (p policyResources) sent(r *web.Request) (jsonapi.Sent, error) {
 	sent, err := readKind(r, p.resource)
 	if err != nil {
 		return sent, err
 	}
 	found := false
-	reader := strictjson.NewReader(sent.attributes, maxJSONDepth)
+	reader := strictjson.NewReader(sent.Attributes, maxJSONDepth)
 	err = reader.Object(func(member string) error {
 		found = found || member == p.text
 		return reader.Skip()

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"strings"
 
 	"keylime/internal/api"
+	"keylime/internal/jsonapi"
 	"keylime/internal/web"
 	"keylime/store"
 )
@@ -37,56 +37,50 @@ func (v *Verifier) resourceRoutes() []web.Route {
 		routes = append(routes, p.routes()...)
 	}
 	for i := range routes {
-		routes[i].Handle = linked(inDocuments(routes[i].Handle))
+		routes[i].Handle = inDocuments(routes[i].Handle)
 	}
 	return routes
 }
 
 // inDocuments has a handler's refusals be JSON:API documents.
 func inDocuments(h web.Handler) web.Handler {
-	return func(ctx context.Context, r *web.Request) (any, error) {
+	return jsonapi.Documents(func(ctx context.Context, r *web.Request) (any, error) {
 		result, err := h(ctx, r)
 		var missing missingKey
 		var refused *web.Error
 		switch {
 		case errors.As(err, &missing):
 			err = required(string(missing))
-		case errors.As(err, &refused) && refused.Body == nil && refused.Msg != "":
-			detail := strings.TrimPrefix(refused.Msg, textException)
-			err = denyFor(refused.Code, int64(math.Ceil(refused.Retry.Seconds())), refusalCodes[refused.Code], detail)
+		case errors.As(err, &refused):
+			refused.Msg = strings.TrimPrefix(refused.Msg, textException)
 		}
 		return result, err
-	}
-}
-
-// refusalCodes name statuses in documents.
-var refusalCodes = map[int]string{
-	http.StatusBadRequest: "invalid_request", http.StatusNotFound: "not_found", http.StatusConflict: "conflict",
+	})
 }
 
 // required refuses a resource that lacks an attribute.
 func required(attribute string) error {
 	var f form
 	f.refuse("/"+attribute, isRequired)
-	return unprocessable(f.errors)
+	return jsonapi.Unprocessable(f.errors)
 }
 
 // badID refuses the id that a client gave to a resource, or did not give.
 func badID(problem string) error {
-	return unprocessable([]api.ErrorItem{{
+	return jsonapi.Unprocessable([]api.ErrorItem{{
 		Status: "422", Code: "invalid_resource_data",
 		Detail: "Attribute 'id' " + problem + ".", Source: &api.ErrorSource{Pointer: "/data/id"},
 	}})
 }
 
 // readKind reads a resource of the given type from a request's body.
-func readKind(r *web.Request, kind string) (sentResource, error) {
-	sent, err := readResource(r)
-	if err == nil && sent.kind != kind {
-		err = deny(http.StatusBadRequest, "invalid_request", fmt.Sprintf("Request body must include a resource of type '%s'.", kind))
+func readKind(r *web.Request, kind string) (jsonapi.Sent, error) {
+	sent, err := jsonapi.Read(r)
+	if err == nil && sent.Type != kind {
+		err = jsonapi.Deny(http.StatusBadRequest, "invalid_request", fmt.Sprintf("Request body must include a resource of type '%s'.", kind))
 	}
-	if sent.attributes == "" {
-		sent.attributes = "{}"
+	if sent.Attributes == "" {
+		sent.Attributes = "{}"
 	}
 	return sent, err
 }
@@ -96,7 +90,7 @@ func address(path string) string { return "/v" + api.PushVersion + path }
 
 // shown answers with one resource.
 func shown[A any](code int, path string, r api.Resource[A]) web.Document {
-	d := web.Document{Code: code, Type: api.JSONAPIType, Body: api.Document[A]{Data: r, Links: &api.Links{Self: path}, JSONAPI: jsonAPIVersion}}
+	d := web.Document{Code: code, Type: api.JSONAPIType, Body: api.Document[A]{Data: r, Links: &api.Links{Self: path}, JSONAPI: jsonapi.Version()}}
 	if code == http.StatusCreated {
 		d.Location = r.Links.Self
 	}

@@ -13,6 +13,9 @@ const PushVersion = "3.0"
 // JSONAPIType is the media type that attestations are sent with.
 const JSONAPIType = "application/vnd.api+json"
 
+// JSONAPIVersion is the version of JSON:API that our documents are written in.
+const JSONAPIVersion = "1.1"
+
 // Resource types.
 const (
 	TypeAttestation = "attestation"

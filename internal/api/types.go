@@ -30,6 +30,11 @@ type RegisterRequest struct {
 	MTLSCert   *string         `json:"mtls_cert,omitempty"`
 }
 
+// RegistrationState is an agent in a registrar's list, in API 3.0.
+type RegistrationState struct {
+	Active bool `json:"active"` // its TPM proved that it has the keys
+}
+
 // RegisterResults carries the credential blob, base64 of tpm2-tools' file format.
 type RegisterResults struct {
 	Blob string `json:"blob"`
