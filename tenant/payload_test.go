@@ -217,6 +217,7 @@ func parseCert(t testing.TB, text []byte) *x509.Certificate {
 	block, _ := pem.Decode(text)
 	if block == nil {
 		t.Fatalf("no certificate in %q", text)
+		return nil
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
