@@ -282,11 +282,7 @@ func (a *agent) activate(ctx context.Context, blob []byte) ([]byte, error) {
 
 // serve answers requests and carries out what they ask for until ctx ends.
 func (a *agent) serve(ctx context.Context) error {
-	revoker := a.newRevoker()
-	if err := revoker.loadSigner(); err != nil {
-		a.log.Warn().Err(err).Msg("revocations are ignored until a payload brings another certificate")
-	}
-	payloads := a.newPayloads(revoker)
+	revoker, payloads := a.newDeputies()
 	access := web.Admin
 	if !a.cfg.EnableAgentMTLS {
 		access = web.Public
@@ -296,16 +292,34 @@ func (a *agent) serve(ctx context.Context) error {
 		attester: a.attester, logs: a.logs, transport: a.transport, bootstrap: newBootstrap(a.id),
 		deliver: payloads.submit, revoke: revoker.submit, streams: make(chan struct{}, maxListStreams), log: a.log,
 	}
-	workers, stop := context.WithCancel(ctx)
-	var group sync.WaitGroup
-	defer group.Wait()
-	defer stop()
-	group.Go(func() { revoker.run(workers) })
-	group.Go(func() { payloads.run(workers) })
+	workers := []func(context.Context){revoker.run, payloads.run}
 	if a.cfg.EnableRevocationNotifications {
-		group.Go(func() { a.subscription(revoker).run(workers) })
+		workers = append(workers, a.subscription(revoker).run)
 	}
+	defer start(ctx, workers...)()
 	return a.listen(ctx, server.handler())
+}
+
+// newDeputies makes those who carry out what peers send, however it comes.
+func (a *agent) newDeputies() (*revoker, *payloads) {
+	revoker := a.newRevoker()
+	if err := revoker.loadSigner(); err != nil {
+		a.log.Warn().Err(err).Msg("revocations are ignored until a payload brings another certificate")
+	}
+	return revoker, a.newPayloads(revoker)
+}
+
+// start runs workers until stop is called, which waits for their end.
+func start(ctx context.Context, workers ...func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	for _, run := range workers {
+		group.Go(func() { run(ctx) })
+	}
+	return func() {
+		cancel()
+		group.Wait()
+	}
 }
 
 func (a *agent) newRevoker() *revoker {

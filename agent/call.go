@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"keylime/internal/api"
@@ -30,11 +29,7 @@ func (a *agent) call(ctx context.Context) error {
 		}
 		return err
 	}
-	revoker := a.newRevoker()
-	if err := revoker.loadSigner(); err != nil {
-		a.log.Warn().Err(err).Msg("revocations are ignored until a payload brings another certificate")
-	}
-	payloads := a.newPayloads(revoker)
+	revoker, payloads := a.newDeputies()
 	box := &mailbox{agentID: a.id, unseal: a.activate, deliver: payloads.submit}
 	c.payload, c.notice = box.open, revoker.submit
 	if c.memory, err = readCallMemory(filepath.Join(a.cfg.KeylimeDir, callMemoryFile), c.witness.boot.id); err != nil {
@@ -44,12 +39,7 @@ func (a *agent) call(ctx context.Context) error {
 		c.memory.Payloads = nil // they are fetched anew
 	}
 
-	workers, stop := context.WithCancel(ctx)
-	var group sync.WaitGroup
-	defer group.Wait()
-	defer stop()
-	group.Go(func() { revoker.run(workers) })
-	group.Go(func() { payloads.run(workers) })
+	defer start(ctx, revoker.run, payloads.run)()
 	a.log.Info().Strs("verifiers", a.cfg.Calling.VerifierURLs).Msg("agent calls its verifiers and listens to nobody")
 	return c.run(ctx)
 }

@@ -22,7 +22,7 @@ func split(path string) (segments []string, clean bool) {
 			continue
 		}
 		decoded, err := url.PathUnescape(s)
-		if err != nil || decoded == "" {
+		if err != nil {
 			return segments, false
 		}
 		segments = append(segments, decoded)
