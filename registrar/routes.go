@@ -46,7 +46,7 @@ func (r *Registrar) routesV2() []web.Route {
 
 // version lists what is spoken. Agents and tenants take the current one of them, which is of API 2.
 func version(context.Context, *web.Request) (any, error) {
-	return api.Version{Current: api.Current, Supported: append(slices.Clone(api.ServerVersions), api.PushVersion)}, nil
+	return api.Served(), nil
 }
 
 // Texts that are facts of the wire.

@@ -19,7 +19,7 @@ import (
 func (r *Registrar) routesV3() []web.Route {
 	const collection, one = " /{v3}/agents", " /{v3}/agents/{id}"
 	routes := []web.Route{
-		{Pattern: "GET /{v3}", Handle: root},
+		{Pattern: "GET /{v3}", Handle: jsonapi.Root},
 		{Pattern: "POST" + collection, Action: "register_agent", MaxBody: r.maxBody, Handle: r.registerV3},
 		{Pattern: "POST" + one + "/activate", Action: "activate_agent", MaxBody: maxTag, Handle: withoutBody(r.activate)},
 		{Pattern: "GET" + collection, Access: web.Admin, Action: "list_registrations", Handle: r.listV3},
@@ -30,13 +30,6 @@ func (r *Registrar) routesV3() []web.Route {
 		routes[i].Handle = jsonapi.Documents(routes[i].Handle)
 	}
 	return routes
-}
-
-// root names the version.
-func root(_ context.Context, req *web.Request) (any, error) {
-	return web.Document{Code: http.StatusOK, Type: api.JSONAPIType, Body: api.RootDocument{
-		Meta: api.RootMeta{Version: req.Version}, Links: &api.Links{Self: req.Path}, JSONAPI: jsonapi.Version(),
-	}}, nil
 }
 
 // withoutBody answers 204 where API 2 answers with an empty object.

@@ -49,21 +49,16 @@ func (v *Verifier) discoveryRoutes() []web.Route {
 		if v.mode == api.ModePush {
 			return web.Answer{Code: http.StatusGone}, nil
 		}
-		return api.Version{Current: api.Current, Supported: append(slices.Clone(api.ServerVersions), api.PushVersion)}, nil
+		return api.Served(), nil
 	}
 	root := func(_ context.Context, r *web.Request) (any, error) {
 		return map[string]string{"version": r.Version}, nil
-	}
-	rootV3 := func(_ context.Context, r *web.Request) (any, error) {
-		return web.Document{Code: http.StatusOK, Type: api.JSONAPIType, Body: api.RootDocument{
-			Meta: api.RootMeta{Version: r.Version}, Links: &api.Links{Self: r.Path}, JSONAPI: jsonapi.Version(),
-		}}, nil
 	}
 	return []web.Route{
 		{Pattern: "GET /version", Action: "read_version", Handle: versions},
 		{Pattern: "GET /versions", Action: "read_version", Handle: versions},
 		{Pattern: "GET /{version}", Action: "read_version", Handle: root},
-		{Pattern: "GET /{v3}", Action: "read_version", Handle: rootV3},
+		{Pattern: "GET /{v3}", Action: "read_version", Handle: jsonapi.Root},
 	}
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -17,6 +18,11 @@ var (
 
 // Current is the newest version of API 2.x.
 const Current = "2.6"
+
+// Served is what a server says that it speaks.
+func Served() Version {
+	return Version{Current: Current, Supported: append(slices.Clone(ServerVersions), PushVersion)}
+}
 
 // ErrNoCommonVersion is returned when two lists have no version in common.
 var ErrNoCommonVersion = errors.New("no API version in common")
